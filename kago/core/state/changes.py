@@ -1,0 +1,24 @@
+"""What a command did: the only way state moves, and what watchers are told."""
+
+from msgspec import Struct
+
+from kago.core.model.cluster import Cluster, Server
+from kago.core.model.deployment import Deployment
+from kago.core.model.node import Node
+from kago.core.model.pod import Pod
+
+Thing = Deployment | Pod | Node | Server | Cluster
+
+
+class Put(Struct, frozen=True):
+    """`after` is now the thing; `before` is what it replaces (None: new)."""
+
+    after: Thing
+    before: Thing | None = None
+
+
+class Removed(Struct, frozen=True):
+    before: Thing
+
+
+Change = Put | Removed

@@ -1,0 +1,177 @@
+"""Everything that can be asked of the replicated state, as one tagged union, and the entry that carries it.
+
+New fields always have defaults and new commands new tags, so that an old entry can be read for ever.
+"""
+
+from msgspec import Struct
+
+from kago.core.model.deployment import DeploymentPatch, DeploymentSpec
+from kago.core.model.node import NodeStatus
+from kago.core.model.report import PodReport, Registration
+
+SCHEMA_VERSION = 1
+
+MAX_PODS_PER_COMMAND = 500
+"""Pods that one command creates, stops, binds or removes; keeps an entry far below the log's limit."""
+
+
+class Command(Struct, frozen=True, kw_only=True, tag=True):
+    """Base of the union; never logged itself."""
+
+
+# -- users ---------------------------------------------------------------------------------------------------------
+
+
+class CreateDeployment(Command):
+    spec: DeploymentSpec
+
+
+class UpdateDeployment(Command):
+    """Change what `patch` names; a changed template is a new revision."""
+
+    name: str
+    patch: DeploymentPatch
+    if_match: int | None = None
+    """Refuse unless the deployment's `spec_version` is this."""
+
+
+class DeleteDeployment(Command):
+    """Remove it at once; its pods are told to stop by the same entry."""
+
+    name: str
+    if_match: int | None = None
+
+
+class DeletePod(Command):
+    """Stop this pod; its deployment makes another one."""
+
+    id: str
+
+
+class DeleteNode(Command):
+    """Forget a node and its pods. Refused while it is ready unless `force`."""
+
+    name: str
+    force: bool = False
+
+
+# -- servers and agents --------------------------------------------------------------------------------------------
+
+
+class RegisterServer(Command):
+    id: str
+    api: str
+    software_version: str = ""
+
+
+class RegisterNode(Command):
+    """A new node, a known one with a new incarnation, or (new id, same name, old one not ready) its replacement."""
+
+    registration: Registration
+
+
+class NodeReport(Struct, frozen=True, kw_only=True):
+    node_name: str
+    node_id: str
+    incarnation: int
+    pods: tuple[PodReport, ...]
+
+
+class ReportPods(Command):
+    """Reports of any number of nodes; each pod's forward only, those that do not apply are passed over and named in nothing."""
+
+    reports: tuple[NodeReport, ...]
+
+
+# -- the leader: refused unless `epoch` is the cluster's present one -----------------------------------------------
+
+
+class ClaimLeadership(Command):
+    """The new leader's first entry: epoch becomes `term` (refused if not greater), its server the leader."""
+
+    server: str
+    term: int
+    cluster_id: str
+    """Taken as the cluster's id by the very first claim only."""
+
+
+class CreatePods(Command):
+    epoch: int
+    deployment_name: str
+    revision: int
+    """Refused when the deployment has another one by now."""
+    total_replicas: int
+    """The live pods the decision counted; refused when there are more or fewer by now."""
+    count: int
+
+
+class StopPods(Command):
+    """Set desired to stopped. One without a node is removed at once."""
+
+    epoch: int
+    ids: tuple[str, ...]
+    reason: str
+    message: str = ""
+
+
+class Assignment(Struct, frozen=True, kw_only=True):
+    pod_id: str
+    node_name: str
+
+
+class AssignPods(Command):
+    """Bind pods. Each is checked again: pending, unbound, wanted, node ready with room; those that fail are passed over."""
+
+    epoch: int
+    assignments: tuple[Assignment, ...]
+
+
+class Unplaced(Struct, frozen=True, kw_only=True):
+    pod_id: str
+    reason: str
+    message: str
+
+
+class ExplainPods(Command):
+    """Say on pending pods why they have no node."""
+
+    epoch: int
+    pods: tuple[Unplaced, ...]
+
+
+class NodeVerdict(Struct, frozen=True, kw_only=True):
+    name: str
+    id: str
+    incarnation: int
+    """The verdict is about this life of the agent; passed over when it has registered anew since."""
+    status: NodeStatus
+    reason: str = ""
+
+
+class MarkNodes(Command):
+    """Node down, node back. A node that becomes unknown has its pods told to stop (reason NodeLost) by the same entry."""
+
+    epoch: int
+    verdicts: tuple[NodeVerdict, ...]
+
+
+class RemovePods(Command):
+    """Forget pods that are finished."""
+
+    epoch: int
+    ids: tuple[str, ...]
+
+
+AnyCommand = (
+    CreateDeployment | UpdateDeployment | DeleteDeployment | DeletePod | DeleteNode | RegisterServer | RegisterNode | ReportPods
+    | ClaimLeadership | CreatePods | StopPods | AssignPods | ExplainPods | MarkNodes | RemovePods
+)
+
+
+class Entry(Struct, frozen=True, kw_only=True):
+    """One proposal as it stands in the log (msgpack)."""
+
+    command: AnyCommand
+    at: float
+    """Seconds since the epoch, stamped by the proposing server; the only time a handler sees."""
+    schema: int = SCHEMA_VERSION

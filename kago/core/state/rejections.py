@@ -1,0 +1,38 @@
+"""Why a command was refused: values, the same on every replica, with words for the user."""
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+from kago.core.model.validation import FieldError
+
+
+class Refusal(StrEnum):
+    NOT_FOUND = "not-found"
+    ALREADY_EXISTS = "already-exists"
+    VALIDATION = "validation"
+    PRECONDITION_FAILED = "precondition-failed"
+    CONFLICT = "conflict"
+    STALE_EPOCH = "stale-epoch"
+    STALE_INCARNATION = "stale-incarnation"
+    STALE_VERSION = "stale-version"
+    """Decided on a state that has moved since; the leader simply decides anew."""
+    UNKNOWN_COMMAND = "unknown-command"
+
+
+class Rejection(Struct, frozen=True, kw_only=True, tag="rejected"):
+    refusal: Refusal
+    detail: str
+    errors: tuple[FieldError, ...] = ()
+
+
+class Accepted(Struct, frozen=True, kw_only=True, tag="accepted"):
+    """The command was applied; `changed` is False where everything already was as asked."""
+
+    name: str = ""
+    """Of the one thing a user's command is about."""
+    version: int = 0
+    changed: bool = True
+
+
+Reply = Accepted | Rejection
