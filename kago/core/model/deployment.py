@@ -102,7 +102,7 @@ class DeploymentPatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not UNSET}
 
 
-class Deployment(DeploymentSpec, frozen=True, kw_only=True):
+class Deployment(DeploymentSpec, frozen=True, kw_only=True, forbid_unknown_fields=False):
     """A deployment as the cluster holds it, the same on the wire, in the log and in memory."""
 
     revision: int = 1

@@ -1,5 +1,7 @@
 """What agents tell the control plane."""
 
+from typing import Any
+
 from msgspec import Struct
 
 from kago.core.model.deployment import Runtime
@@ -76,4 +78,4 @@ class WatchEvent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     index: int
     epoch: int = 0
     """On synced and heartbeat lines."""
-    object: dict[str, object] | None = None
+    object: dict[str, Any] | None = None

@@ -22,11 +22,11 @@ class Command(Struct, frozen=True, kw_only=True, tag=True):
 # -- users ---------------------------------------------------------------------------------------------------------
 
 
-class CreateDeployment(Command):
+class CreateDeployment(Command, frozen=True, kw_only=True):
     spec: DeploymentSpec
 
 
-class UpdateDeployment(Command):
+class UpdateDeployment(Command, frozen=True, kw_only=True):
     """Change what `patch` names; a changed template is a new revision."""
 
     name: str
@@ -35,20 +35,20 @@ class UpdateDeployment(Command):
     """Refuse unless the deployment's `spec_version` is this."""
 
 
-class DeleteDeployment(Command):
+class DeleteDeployment(Command, frozen=True, kw_only=True):
     """Remove it at once; its pods are told to stop by the same entry."""
 
     name: str
     if_match: int | None = None
 
 
-class DeletePod(Command):
+class DeletePod(Command, frozen=True, kw_only=True):
     """Stop this pod; its deployment makes another one."""
 
     id: str
 
 
-class DeleteNode(Command):
+class DeleteNode(Command, frozen=True, kw_only=True):
     """Forget a node and its pods. Refused while it is ready unless `force`."""
 
     name: str
@@ -58,13 +58,13 @@ class DeleteNode(Command):
 # -- servers and agents --------------------------------------------------------------------------------------------
 
 
-class RegisterServer(Command):
+class RegisterServer(Command, frozen=True, kw_only=True):
     id: str
     api: str
     software_version: str = ""
 
 
-class RegisterNode(Command):
+class RegisterNode(Command, frozen=True, kw_only=True):
     """A new node, a known one with a new incarnation, or (new id, same name, old one not ready) its replacement."""
 
     registration: Registration
@@ -77,7 +77,7 @@ class NodeReport(Struct, frozen=True, kw_only=True):
     pods: tuple[PodReport, ...]
 
 
-class ReportPods(Command):
+class ReportPods(Command, frozen=True, kw_only=True):
     """Reports of any number of nodes; each pod's forward only, those that do not apply are passed over and named in nothing."""
 
     reports: tuple[NodeReport, ...]
@@ -86,7 +86,7 @@ class ReportPods(Command):
 # -- the leader: refused unless `epoch` is the cluster's present one -----------------------------------------------
 
 
-class ClaimLeadership(Command):
+class ClaimLeadership(Command, frozen=True, kw_only=True):
     """The new leader's first entry: epoch becomes `term` (refused if not greater), its server the leader."""
 
     server: str
@@ -95,7 +95,7 @@ class ClaimLeadership(Command):
     """Taken as the cluster's id by the very first claim only."""
 
 
-class CreatePods(Command):
+class CreatePods(Command, frozen=True, kw_only=True):
     epoch: int
     deployment_name: str
     revision: int
@@ -105,7 +105,7 @@ class CreatePods(Command):
     count: int
 
 
-class StopPods(Command):
+class StopPods(Command, frozen=True, kw_only=True):
     """Set desired to stopped. One without a node is removed at once."""
 
     epoch: int
@@ -119,7 +119,7 @@ class Assignment(Struct, frozen=True, kw_only=True):
     node_name: str
 
 
-class AssignPods(Command):
+class AssignPods(Command, frozen=True, kw_only=True):
     """Bind pods. Each is checked again: pending, unbound, wanted, node ready with room; those that fail are passed over."""
 
     epoch: int
@@ -132,7 +132,7 @@ class Unplaced(Struct, frozen=True, kw_only=True):
     message: str
 
 
-class ExplainPods(Command):
+class ExplainPods(Command, frozen=True, kw_only=True):
     """Say on pending pods why they have no node."""
 
     epoch: int
@@ -148,14 +148,14 @@ class NodeVerdict(Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-class MarkNodes(Command):
+class MarkNodes(Command, frozen=True, kw_only=True):
     """Node down, node back. A node that becomes unknown has its pods told to stop (reason NodeLost) by the same entry."""
 
     epoch: int
     verdicts: tuple[NodeVerdict, ...]
 
 
-class RemovePods(Command):
+class RemovePods(Command, frozen=True, kw_only=True):
     """Forget pods that are finished."""
 
     epoch: int

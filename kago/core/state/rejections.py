@@ -33,6 +33,8 @@ class Accepted(Struct, frozen=True, kw_only=True, tag="accepted"):
     """Of the one thing a user's command is about."""
     version: int = 0
     changed: bool = True
+    count: int = 0
+    """Pods that a leader's or agent's command made, bound, stopped, removed or changed; the others were passed over."""
 
 
 Reply = Accepted | Rejection

@@ -1,0 +1,34 @@
+# One environment in .venv, made from requirements.lock (every file checked by its hash), shared by all targets.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+STAMP := .venv/.stamp
+
+.PHONY: demo test lint types pytest venv lock clean
+
+demo: venv                     ## Three servers, two agents, one leader killed, in about a minute
+	$(BIN)/kago demo
+
+test: lint types pytest        ## Everything CI runs
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+types: venv
+	$(BIN)/mypy
+
+pytest: venv
+	$(BIN)/pytest
+
+venv: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	PYTHON="$(PYTHON)" bash .ci/venv
+	@touch $@
+
+lock:                          ## Renew requirements.lock from pyproject.toml
+	$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
+	  --strip-extras --extra dev --extra jsonnet --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,201 @@
+"""One request to any of several servers: who is asked next, for how long, and what may be asked twice.
+
+Everything sent here may be repeated: reads, PUT and DELETE by their nature, POST by its Idempotency-Key or because it
+only restates something (registration, heartbeat). So a server that dies with our request in its hands costs a repetition,
+never a doubt. What is not repeated is an answer that says no.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from email.utils import parsedate_to_datetime
+
+import httpx
+
+from kago.client.errors import ClientError, Problem, TimedOut, Unreachable
+from kago.clock import Clock
+
+CONNECT_S = 1.0
+"""A host that takes longer to accept is as good as gone."""
+MIN_ATTEMPT_S = 1.0
+PAUSE_S = 0.15
+"""Between two walks over servers that have no leader: an election takes a few times this."""
+MAX_LINE_BYTES = 4 * 1024 * 1024
+RETRYABLE = frozenset({429, 502, 503, 504})
+
+
+class Walker:
+    """The list of servers, the one that worked last, and the connections to them."""
+
+    def __init__(
+        self, servers: Iterable[str], *, timeout_s: float, clock: Clock, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self._given = tuple(dict.fromkeys(normal_url(server) for server in servers))
+        if not self._given:
+            raise ValueError("at least one server URL is needed")
+        self._servers = self._given
+        self._current = 0
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._http = httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False)
+        self._date_offset_s = 0.0
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Every known server, the one that worked last first."""
+        return self._servers[self._current :] + self._servers[: self._current]
+
+    def learn(self, servers: Iterable[str]) -> None:
+        """Take the cluster's own list; those we were started with stay at its end, so the list never runs empty."""
+        current = self._servers[self._current]
+        self._servers = tuple(dict.fromkeys([*(normal_url(server) for server in servers if server), *self._given]))
+        self._current = self._servers.index(current) if current in self._servers else 0
+
+    def server_now(self) -> float:
+        """Seconds since the epoch by the clock of the server that answered last."""
+        return self._clock.now() + self._date_offset_s
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> httpx.Response:
+        """The first answer that is not "not now" (2xx, or a Problem raised); raises ClientError by the deadline."""
+        total_s = self._timeout_s if timeout_s is None else timeout_s
+        deadline = self._clock.monotonic() + total_s
+        maybe_done = False
+        while True:
+            tried: list[tuple[str, str]] = []
+            refusal: Problem | None = None
+            for _ in self._servers:
+                server = self._servers[self._current]
+                left = deadline - self._clock.monotonic()
+                if left <= 0:
+                    break
+                try:
+                    answer = await self._attempt(method, server + path, params, body, headers, max(left / 2, min(left, MIN_ATTEMPT_S)))
+                except (httpx.TransportError, TimeoutError) as error:
+                    tried.append((server, reason(error)))
+                    maybe_done = maybe_done or not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+                    self._leave(server)
+                    continue
+                if answer.is_success:
+                    return answer
+                problem = Problem.decode(answer.status_code, answer.content, retry_after=answer.headers.get("retry-after"))
+                if problem.status == 404 and method == "DELETE" and maybe_done:
+                    return answer  # an earlier attempt got through and only its answer was lost
+                if problem.status not in RETRYABLE:
+                    raise problem
+                maybe_done = maybe_done or problem.type == "outcome-unknown"
+                refusal = problem
+                self._leave(server)
+            if refusal is None and len(tried) >= len(self._servers):
+                raise Unreachable(tuple(tried))
+            pause = max(PAUSE_S, min((refusal.retry_after_s or 0.0) if refusal else 0.0, 2 * PAUSE_S))
+            if self._clock.monotonic() + pause >= deadline:
+                raise refusal or (TimedOut(tried[-1][0], total_s) if tried else TimedOut(self._servers[self._current], total_s))
+            await asyncio.sleep(pause)
+
+    @asynccontextmanager
+    async def stream(self, path: str, *, params: Mapping[str, str], silence_s: float) -> AsyncIterator[tuple[str, AsyncIterator[bytes]]]:
+        """(server, its lines) of the first server that opens the stream; silence longer than `silence_s` ends it with Unreachable."""
+        tried: list[tuple[str, str]] = []
+        for _ in self._servers:
+            server = self._servers[self._current]
+            limits = httpx.Timeout(connect=min(CONNECT_S, silence_s), read=silence_s, write=silence_s, pool=silence_s)
+            request = self._http.build_request("GET", server + path, params=dict(params), timeout=limits)
+            try:
+                answer = await self._http.send(request, stream=True)
+            except httpx.TransportError as error:
+                tried.append((server, reason(error)))
+                self._leave(server)
+                continue
+            try:
+                if not answer.is_success:
+                    problem = Problem.decode(answer.status_code, await answer.aread(), retry_after=answer.headers.get("retry-after"))
+                    if problem.status in RETRYABLE:
+                        self._leave(server)
+                    raise problem
+                self._note_date(answer)
+                yield server, _lines(answer)
+                return
+            except httpx.HTTPError as error:
+                self._leave(server)
+                raise Unreachable(((server, reason(error)),)) from error
+            finally:
+                await answer.aclose()
+        raise Unreachable(tuple(tried))
+
+    def leave_current(self) -> None:
+        """Ask another server first from now on."""
+        self._leave(self._servers[self._current])
+
+    async def _attempt(
+        self, method: str, url: str, params: Mapping[str, str] | None, body: bytes | None, headers: Mapping[str, str] | None, seconds: float
+    ) -> httpx.Response:
+        limits = httpx.Timeout(seconds, connect=min(CONNECT_S, seconds))
+        async with asyncio.timeout(seconds):
+            answer = await self._http.request(method, url, params=params or None, content=body, headers=headers, timeout=limits)
+        self._note_date(answer)
+        return answer
+
+    def _leave(self, server: str) -> None:
+        """Go on to the next server, unless another call already did."""
+        if self._servers[self._current] == server:
+            self._current = (self._current + 1) % len(self._servers)
+
+    def _note_date(self, answer: httpx.Response) -> None:
+        date = answer.headers.get("date")
+        if date:
+            try:
+                self._date_offset_s = parsedate_to_datetime(date).timestamp() - self._clock.now()
+            except ValueError:
+                self._date_offset_s = 0.0
+
+
+async def _lines(answer: httpx.Response) -> AsyncIterator[bytes]:
+    """Split at newlines and nothing else: httpx's own splitter also takes U+2028 and others, which JSON strings may hold."""
+    rest = b""
+    async for chunk in answer.aiter_bytes():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line
+        if len(rest) > MAX_LINE_BYTES:
+            raise httpx.RemoteProtocolError(f"a line of more than {MAX_LINE_BYTES} bytes")
+
+
+def normal_url(server: str) -> str:
+    """`host:port` is taken as http://host:port; no slash at the end."""
+    text = server.strip()
+    if "://" not in text:
+        text = f"http://{text}"
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"not a server URL: {server!r} ({error})") from None
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ValueError(f"not a server URL: {server!r} (wanted http://host:port)")
+    return text.rstrip("/")
+
+
+def reason(error: Exception) -> str:
+    """In words; httpx's time-outs have no text of their own."""
+    match error:
+        case httpx.ConnectTimeout():
+            return "no connection in time"
+        case httpx.TimeoutException() | TimeoutError():
+            return "no answer in time"
+        case httpx.ConnectError() if "refused" in str(error).lower() or "all connection attempts failed" in str(error).lower():
+            return "connection refused"
+        case ClientError():
+            return str(error)
+        case _:
+            return str(error) or type(error).__name__

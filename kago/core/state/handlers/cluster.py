@@ -1,0 +1,27 @@
+"""Who leads the cluster and which servers it has."""
+
+from msgspec.structs import replace
+
+from kago.core.model.cluster import Server
+from kago.core.state.commands import ClaimLeadership, RegisterServer
+from kago.core.state.handlers.draft import Draft
+from kago.core.state.rejections import Accepted, Refusal, Rejection, Reply
+
+
+def claim(draft: Draft, command: ClaimLeadership) -> Reply:
+    cluster = draft.tables.cluster
+    if command.term <= cluster.epoch:
+        return Rejection(
+            refusal=Refusal.STALE_EPOCH, detail=f"{cluster.leader} leads with epoch {cluster.epoch} already, {command.term} comes too late"
+        )
+    draft.put_cluster(replace(cluster, id=cluster.id or command.cluster_id, epoch=command.term, leader=command.server))
+    return Accepted(name=command.server, version=draft.index)
+
+
+def register_server(draft: Draft, command: RegisterServer) -> Reply:
+    known = draft.tables.servers.get(command.id)
+    server = Server(id=command.id, api=command.api, software_version=command.software_version, version=known.version if known else 0)
+    if server == known:
+        return Accepted(name=server.id, version=known.version)
+    draft.put_server(server)
+    return Accepted(name=server.id, version=draft.index)

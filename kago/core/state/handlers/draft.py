@@ -1,0 +1,149 @@
+"""The changes of one command while its handler decides them: reads see the writes before them, the tables stay as they are.
+
+It does what no handler should have to remember: one change a thing however often it is touched, none where nothing differs, the
+version on each, and the fields derived from pods (a deployment's counts, a node's `used`, `available` and `pods`), at a cost that
+depends on the touched pods alone.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from kago.core.model.cluster import Cluster, Server
+from kago.core.model.deployment import Deployment
+from kago.core.model.node import Node
+from kago.core.model.pod import Desired, Pod, PodStatus
+from kago.core.state.changes import Change, Put, Removed
+from kago.core.state.tables import Tables
+
+T = TypeVar("T", Deployment, Pod, Node, Server)
+Amounts = tuple[int, int, int]
+
+FINISHED = frozenset({PodStatus.SUCCEEDED, PodStatus.FAILED, PodStatus.TERMINATED})
+"""A pod in one of these has no running container. Asked for membership only, never walked."""
+
+
+class Draft:
+    """One command's changes in the making. Handlers leave the derived fields alone."""
+
+    def __init__(self, tables: Tables, *, at: float, index: int) -> None:
+        self.tables = tables
+        self.at = at
+        self.index = index
+        self._cluster = tables.cluster
+        self._servers: dict[str, Server | None] = {}
+        self._deployments: dict[str, Deployment | None] = {}
+        self._nodes: dict[str, Node | None] = {}
+        self._pods: dict[str, Pod | None] = {}
+
+    def deployment(self, name: str) -> Deployment | None:
+        return self._deployments[name] if name in self._deployments else self.tables.deployments.get(name)
+
+    def node(self, name: str) -> Node | None:
+        return self._nodes[name] if name in self._nodes else self.tables.nodes.get(name)
+
+    def pod(self, id: str) -> Pod | None:
+        return self._pods[id] if id in self._pods else self.tables.pods.get(id)
+
+    def put_cluster(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def put_server(self, server: Server) -> None:
+        self._servers[server.id] = server
+
+    def put_deployment(self, deployment: Deployment) -> None:
+        self._deployments[deployment.name] = deployment
+
+    def remove_deployment(self, name: str) -> None:
+        self._deployments[name] = None
+
+    def put_node(self, node: Node) -> None:
+        self._nodes[node.name] = node
+
+    def remove_node(self, name: str) -> None:
+        self._nodes[name] = None
+
+    def put_pod(self, pod: Pod) -> None:
+        self._pods[pod.id] = pod
+
+    def remove_pod(self, id: str) -> None:
+        self._pods[id] = None
+
+    def stop_pod(self, pod: Pod, *, reason: str, message: str = "") -> bool:
+        """Tell a pod to stop; whether that changed anything. Where no container can run any more it is removed at once."""
+        if not pod.live:
+            return False
+        if pod.node_name is None or pod.status in FINISHED:
+            self.remove_pod(pod.id)
+        else:
+            self.put_pod(replace(pod, desired=Desired.STOPPED, status=PodStatus.TERMINATING, reason=reason, message=message, ready=False))
+        return True
+
+    def changes(self) -> tuple[Change, ...]:
+        """What this command does, kind by kind, each in the order it was first touched."""
+        self._derive_counts()
+        self._derive_use()
+        tables = self.tables
+        found: list[Change] = []
+        if self._cluster != tables.cluster:
+            found.append(Put(replace(self._cluster, version=self.index), tables.cluster))
+        found.extend(self._differences(self._servers, tables.servers))
+        found.extend(self._differences(self._deployments, tables.deployments))
+        found.extend(self._differences(self._nodes, tables.nodes))
+        found.extend(self._differences(self._pods, tables.pods))
+        return tuple(found)
+
+    def _differences(self, drafted: Mapping[str, T | None], known: Mapping[str, T]) -> Iterator[Change]:
+        for key, after in drafted.items():
+            before = known.get(key)
+            if after is None:
+                if before is not None:
+                    yield Removed(before)
+            elif after != before:
+                yield Put(replace(after, version=self.index), before)
+
+    def _derive_counts(self) -> None:
+        """Give the deployments of touched pods their new counts."""
+
+        def amounts(pod: Pod) -> tuple[str, Amounts]:
+            deployment = self.deployment(pod.deployment_name)
+            return pod.deployment_name, replicas_of(pod, deployment.revision if deployment else 0)
+
+        for name, (ready, updated, total) in self._moved(amounts).items():
+            if (deployment := self.deployment(name)) is not None:
+                self.put_deployment(replace(
+                    deployment,
+                    ready_replicas=deployment.ready_replicas + ready,
+                    updated_replicas=deployment.updated_replicas + updated,
+                    total_replicas=deployment.total_replicas + total,
+                ))
+
+    def _derive_use(self) -> None:
+        """Give the nodes of touched pods, and touched nodes, their new use and what that leaves."""
+
+        def amounts(pod: Pod) -> tuple[str, Amounts]:
+            return pod.node_name or "", (pod.resources.cpu_millis, pod.resources.memory_mb, 1)
+
+        moved = self._moved(amounts)
+        for name in [*moved, *(name for name in self._nodes if name not in moved)]:
+            if (node := self.node(name)) is not None:
+                cpu, memory, pods = moved.get(name, (0, 0, 0))
+                used = replace(node.used, cpu_millis=node.used.cpu_millis + cpu, memory_mb=node.used.memory_mb + memory)
+                self.put_node(replace(node, used=used, available=node.allocatable.minus(used), pods=node.pods + pods))
+
+    def _moved(self, amounts: Callable[[Pod], tuple[str, Amounts]]) -> dict[str, Amounts]:
+        """By name, the sum of what touched pods now are minus what they were; names whose sum is nothing are left out."""
+        sums: dict[str, Amounts] = {}
+        for id, after in self._pods.items():
+            for pod, sign in ((self.tables.pods.get(id), -1), (after, 1)):
+                if pod is not None:
+                    name, (a, b, c) = amounts(pod)
+                    x, y, z = sums.get(name, (0, 0, 0))
+                    sums[name] = (x + sign * a, y + sign * b, z + sign * c)
+        return {name: moved for name, moved in sums.items() if any(moved)}
+
+
+def replicas_of(pod: Pod, revision: int) -> Amounts:
+    """What `pod` adds to (ready, updated, total) replicas of its deployment, whose newest revision is given."""
+    return (int(pod.ready), int(pod.revision == revision), 1) if pod.live else (0, 0, 0)

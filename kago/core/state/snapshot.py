@@ -1,0 +1,130 @@
+"""The tables as bytes and back: a header, then pages of things of one kind, in the order of their keys.
+
+Equal tables give equal bytes on every server. Each page is small, so that the thread that encodes never holds the interpreter long, and
+begins with its length, so that it does not matter whether the bytes come back in the same pieces.
+"""
+
+from collections.abc import Iterable, Iterator
+from operator import attrgetter
+
+import msgspec
+from msgspec import Struct
+
+from kago.core.model.cluster import Cluster, Server
+from kago.core.model.deployment import Deployment
+from kago.core.model.node import Node
+from kago.core.model.pod import Pod
+from kago.core.state.changes import Put, Thing
+from kago.core.state.tables import Tables
+
+FORMAT = 1
+PAGE_BYTES = 256 * 1024
+PAGE_THINGS = 1000
+
+_KINDS: dict[str, type[Thing]] = {"Server": Server, "Deployment": Deployment, "Node": Node, "Pod": Pod}
+_ENCODER = msgspec.msgpack.Encoder(order="deterministic")
+
+
+class Header(Struct, frozen=True, kw_only=True):
+    format: int = FORMAT
+    index: int
+    digest: bytes
+    cluster: Cluster
+    things: int
+    """How many follow, of all kinds."""
+
+
+class Page(Struct, frozen=True, array_like=True):
+    kind: str
+    things: list[msgspec.Raw]
+
+
+class Snapshot:
+    """The state at one moment: capturing copies pointers only, `chunks` may run later and on another thread."""
+
+    def __init__(self, tables: Tables, digest: bytes) -> None:
+        self._things: dict[str, list[Thing]] = {
+            "Server": list(tables.servers.values()),
+            "Deployment": list(tables.deployments.values()),
+            "Node": list(tables.nodes.values()),
+            "Pod": list(tables.pods.values()),
+        }
+        count = sum(len(things) for things in self._things.values())
+        self._header = Header(index=tables.index, digest=digest, cluster=tables.cluster, things=count)
+
+    def chunks(self) -> Iterator[bytes]:
+        yield _framed(self._header)
+        for kind, things in self._things.items():
+            key = attrgetter("id" if kind in ("Server", "Pod") else "name")
+            page: list[msgspec.Raw] = []
+            size = 0
+            for thing in sorted(things, key=key):
+                encoded = _ENCODER.encode(thing)
+                if page and (len(page) == PAGE_THINGS or size + len(encoded) > PAGE_BYTES):
+                    yield _framed(Page(kind, page))
+                    page, size = [], 0
+                page.append(msgspec.Raw(encoded))
+                size += len(encoded)
+            if page:
+                yield _framed(Page(kind, page))
+
+
+def read_snapshot(index: int, chunks: Iterable[bytes]) -> tuple[Tables, bytes]:
+    """The tables and digest of a snapshot. Raises ValueError unless it is whole, readable and of `index`."""
+    frames = _frames(chunks)
+    first = next(frames, None)
+    if first is None:
+        raise ValueError("the snapshot is empty")
+    try:
+        header = _header(first)
+        things = list(_things(frames))
+    except msgspec.DecodeError as error:
+        raise ValueError(f"the snapshot cannot be read: {error}") from error
+    if header.index != index:
+        raise ValueError(f"the snapshot is of index {header.index}, not {index}")
+    if len(things) != header.things:
+        raise ValueError(f"the snapshot holds {len(things)} things instead of {header.things}")
+    tables = Tables()
+    tables.absorb(index, [Put(header.cluster), *map(Put, things)])
+    return tables, header.digest
+
+
+def _header(frame: bytes) -> Header:
+    format = msgspec.msgpack.decode(frame, type=_Format).format
+    if format != FORMAT:
+        raise ValueError(f"the snapshot has format {format}, this version of Kago reads {FORMAT}")
+    return msgspec.msgpack.decode(frame, type=Header)
+
+
+class _Format(Struct):
+    """The one field of a header that every format has."""
+
+    format: int
+
+
+def _things(frames: Iterable[bytes]) -> Iterator[Thing]:
+    decoders = {kind: msgspec.msgpack.Decoder(type) for kind, type in _KINDS.items()}
+    pages = msgspec.msgpack.Decoder(Page)
+    for frame in frames:
+        page = pages.decode(frame)
+        if page.kind not in decoders:
+            raise ValueError(f"the snapshot holds things of the unknown kind {page.kind}")
+        for thing in page.things:
+            yield decoders[page.kind].decode(thing)
+
+
+def _framed(content: Header | Page) -> bytes:
+    encoded = _ENCODER.encode(content)
+    return len(encoded).to_bytes(4, "big") + encoded
+
+
+def _frames(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Cut the bytes at the lengths they say, however they were cut on the way."""
+    buffer = bytearray()
+    for chunk in chunks:
+        buffer += chunk
+        while len(buffer) >= 4 and len(buffer) >= (end := 4 + int.from_bytes(buffer[:4], "big")):
+            yield bytes(buffer[4:end])
+            del buffer[:end]
+    if buffer:
+        raise ValueError("the snapshot ends in the middle of a page")

@@ -1,0 +1,120 @@
+"""All state of the cluster as tables of things, and `absorb`, the only function that changes it.
+
+The indexes beside the tables (pods of a deployment, of a node, without a node) are derived by `absorb` alone, so they cannot
+disagree with the tables and a snapshot need not hold them.
+"""
+
+from collections.abc import Iterable
+
+from kago.core.model.cluster import Cluster, Server
+from kago.core.model.deployment import Deployment
+from kago.core.model.node import Node
+from kago.core.model.pod import Pod
+from kago.core.state.changes import Change, Put, Removed
+
+
+class Tables:
+    """The replicated state after `index` entries. Read freely; only the state machine calls `absorb`."""
+
+    def __init__(self) -> None:
+        self.cluster = Cluster()
+        self.index = 0
+        self.deployments: dict[str, Deployment] = {}
+        self.pods: dict[str, Pod] = {}
+        self.nodes: dict[str, Node] = {}
+        self.servers: dict[str, Server] = {}
+        self.unplaced_ids: dict[str, None] = {}
+        """Ids of live pods without a node. Its order is history's: sort by pod name before it reaches a change."""
+        self._ids_by_name: dict[str, str] = {}
+        self._ids_by_deployment: dict[str, dict[str, None]] = {}
+        self._ids_by_node: dict[str, dict[str, None]] = {}
+
+    def pod_id(self, name_or_id: str) -> str | None:
+        """The id of the pod with this id or name."""
+        return name_or_id if name_or_id in self.pods else self._ids_by_name.get(name_or_id)
+
+    def pods_of_deployment(self, name: str) -> list[Pod]:
+        """Its pods, the stopped ones too, sorted by name. Also of a deployment that is deleted, while they wind down."""
+        return self._sorted(self._ids_by_deployment.get(name, {}))
+
+    def pods_of_node(self, name: str) -> list[Pod]:
+        """The pods bound to it, sorted by name."""
+        return self._sorted(self._ids_by_node.get(name, {}))
+
+    def absorb(self, index: int, changes: Iterable[Change]) -> None:
+        """Make `changes` true and `index` the last applied one."""
+        for change in changes:
+            if isinstance(change, Put):
+                self._put(change)
+            else:
+                self._remove(change)
+        self.index = index
+
+    def copy(self) -> "Tables":
+        """Another holder of the same (immutable) things; costs some pointers a thing."""
+        other = Tables()
+        other.cluster, other.index = self.cluster, self.index
+        other.deployments, other.pods = self.deployments.copy(), self.pods.copy()
+        other.nodes, other.servers = self.nodes.copy(), self.servers.copy()
+        other.unplaced_ids, other._ids_by_name = self.unplaced_ids.copy(), self._ids_by_name.copy()
+        other._ids_by_deployment = {name: ids.copy() for name, ids in self._ids_by_deployment.items()}
+        other._ids_by_node = {name: ids.copy() for name, ids in self._ids_by_node.items()}
+        return other
+
+    def _sorted(self, ids: Iterable[str]) -> list[Pod]:
+        return sorted([self.pods[id] for id in ids], key=lambda pod: pod.name)
+
+    def _put(self, change: Put) -> None:
+        match change.after:
+            case Pod() as pod:
+                self._index_pod(pod)
+            case Deployment() as deployment:
+                self.deployments[deployment.name] = deployment
+            case Node() as node:
+                self.nodes[node.name] = node
+            case Server() as server:
+                self.servers[server.id] = server
+            case Cluster() as cluster:
+                self.cluster = cluster
+
+    def _remove(self, change: Removed) -> None:
+        match change.before:
+            case Pod() as pod:
+                self._unindex_pod(pod.id)
+            case Deployment(name=name):
+                del self.deployments[name]
+            case Node(name=name):
+                del self.nodes[name]
+            case Server(id=id):
+                del self.servers[id]
+            case Cluster():
+                raise AssertionError("a cluster is never removed")
+
+    def _index_pod(self, pod: Pod) -> None:
+        known = self.pods.get(pod.id)
+        self.pods[pod.id] = pod
+        if known is None:
+            self._ids_by_name[pod.name] = pod.id
+            self._ids_by_deployment.setdefault(pod.deployment_name, {})[pod.id] = None
+        if pod.node_name is not None:
+            self._ids_by_node.setdefault(pod.node_name, {})[pod.id] = None
+        if pod.live and pod.node_name is None:
+            self.unplaced_ids[pod.id] = None
+        else:
+            self.unplaced_ids.pop(pod.id, None)
+
+    def _unindex_pod(self, id: str) -> None:
+        pod = self.pods.pop(id)
+        del self._ids_by_name[pod.name]
+        self.unplaced_ids.pop(id, None)
+        _discard(self._ids_by_deployment, pod.deployment_name, id)
+        if pod.node_name is not None:
+            _discard(self._ids_by_node, pod.node_name, id)
+
+
+def _discard(index: dict[str, dict[str, None]], key: str, id: str) -> None:
+    """Take `id` out of `key`'s ids, and the key with its last one, so that forgotten names leave nothing behind."""
+    ids = index[key]
+    del ids[id]
+    if not ids:
+        del index[key]

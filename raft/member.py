@@ -1,0 +1,391 @@
+"""One member of the replicated log: everything around PySyncObj, wired together, without a thread or a socket of its own.
+
+It moves in steps: `work` hears what came in, ticks PySyncObj, appends and applies; `sync` makes the journal durable; `flush` lets the
+consequences out: messages, answers, news. Nothing that depends on an entry, a term or a vote leaves before its sync, and one
+sync covers everything of a step. Production drives the steps from the event loop (`driver.py`), the simulation by hand.
+"""
+
+import logging
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from random import Random
+from typing import Any
+
+from raft.contract import Clock, Disk, LogStatus, RaftConfig, StateMachine, Wire
+from raft.engine import Engine
+from raft.errors import LogError, LogHalted, NoLeader, OutcomeUnknown, StartRefused
+from raft.guard import NEVER, Guard
+from raft.identity import IDENTITY_USED, Identity
+from raft.journal import Journal
+from raft.messages import (Ack, AppendEntries, AskPreVote, AskRead, Heartbeat, HigherTerm, Malformed, Message, PreVote, Reach, ReadAt, Refused,
+                           Relayed, RequestVote, SnapshotChunk, Submit, TimeoutNow, Told, Vote, decode, decode_batch)
+from raft.prevote import PreVotes
+from raft.proposals import Proposals
+from raft.reads import ReadDone, Reads
+from raft.replies import Replies, encode
+from raft.router import Router
+from raft.snapshot import SnapshotSerializer, SnapshotStore
+from raft.status import status_of
+
+_logger = logging.getLogger(__name__)
+_ANNOUNCE_S = 1.0
+_SOON_S = 0.05
+_HAND_OVER_AGAIN_S = 0.2
+
+
+class Member:
+    """The steps of one member; `contract.WireEvents` for the wire below it, `engine.Hooks` for PySyncObj."""
+
+    def __init__(self, config: RaftConfig, machine: StateMachine, *, disk: Disk, wire: Wire, clock: Clock, random: Random,
+                 executor: Any = None, on_fatal: Callable[[LogError], None] | None = None) -> None:
+        _check(config)
+        self.config = config
+        self.on_message: Callable[[str, bytes], None] | None = None
+        self.on_role: Callable[[LogStatus], None] | None = None
+        self.on_wake: Callable[[], None] = _nothing
+        """Called when there is something to do before `deadline`."""
+        self._machine, self._disk, self._wire, self._clock, self._random = machine, disk, wire, clock, random
+        self._on_fatal = on_fatal
+        self._halted: LogError | None = None
+        self._out: list[tuple[str, Message]] = []
+        self._inbox: deque[tuple[str, bytes]] = deque()
+        self._told: deque[tuple[str, bytes]] = deque()
+        self._promised = clock.monotonic()
+        self._announced_at = NEVER
+        self._role_seen: tuple[bool, bool, bool, bool, str | None, int] | None = None
+        self._hand_over: tuple[float, Callable[[bool], None]] | None = None
+        self._handed_at = NEVER
+        self._graduating = False
+        self._applied_waiters: list[tuple[int, float, ReadDone]] = []
+        self._stagger = 1.0 + 0.25 * (zlib.crc32(config.me.encode()) % 101) / 100
+
+        self.identity = Identity(config, disk, random)
+        self.replies = Replies(config.max_replies)
+        self.guard = Guard(config, clock=clock, random=random, emit=self._emit)
+        self.guard.learner = self.identity.learner
+        self.store = SnapshotStore(disk)
+        self.serializer = SnapshotSerializer(self.store, capture=self._capture, restore=self._restore, executor=executor, ablate=config.ablate)
+        self.journal = Journal(disk, snapshot=self.store.latest_entries(), ablate=config.ablate)
+        self.prevotes = PreVotes(self.guard)
+        self.proposals = Proposals(config, self.guard, self.replies)
+        self.reads = Reads(self.guard, lambda: self.replies.applied)
+        self.router = Router(config.me, list(self.guard.peers), wire, self._reachable)
+        self.engine = Engine(config, self, journal=self.journal, serializer=self.serializer, clock=clock, random=random)
+        self.guard.attach(self.engine, self.serializer)
+        self._handlers: dict[type, Callable[[str, Any], None]] = {
+            AppendEntries: self.guard.on_append, SnapshotChunk: self.guard.on_snapshot, Heartbeat: self.guard.on_heartbeat,
+            Ack: self.guard.on_ack, RequestVote: self.guard.on_request_vote, Vote: self.guard.on_vote, TimeoutNow: self.guard.on_timeout_now,
+            HigherTerm: self.guard.on_higher_term, AskPreVote: self.prevotes.on_ask, PreVote: self.prevotes.on_granted,
+            Submit: self.proposals.on_submit, Refused: self.proposals.on_refused, AskRead: self.reads.on_ask, ReadAt: self.reads.on_read_at,
+            Told: self._on_told, Reach: self.router.on_reach, Relayed: self._on_relayed}
+
+    # -- Hooks: what the engine asks -------------------------------------------------------------------------------
+
+    def outgoing(self, peer: str, message: dict[str, Any]) -> None:
+        self.guard.outgoing(peer, message)
+
+    def may_campaign(self) -> bool:
+        return self.prevotes.may_campaign()
+
+    def send_log(self) -> None:
+        self.guard.send_log()
+
+    def apply(self, payload: bytes) -> None:
+        """Apply the proposals of one committed entry."""
+        dedupe = self.guard.on("dedupe")
+        for request_id, entry, seen in decode_batch(payload).proposals:
+            reply = self.replies.find(request_id) if dedupe else None
+            if reply is None and dedupe and seen < self.replies.forgotten:
+                self.proposals.applied(request_id, OutcomeUnknown("it came so late that nobody can tell whether it was applied before"))
+                continue
+            if reply is None:
+                self.replies.applied += 1
+                reply = self.replies.record(request_id, self._machine.apply(self.replies.applied, entry))
+            self.proposals.applied(request_id, reply)
+
+    def _capture(self) -> Callable[[], Iterator[bytes]]:
+        replies, state = self.replies.capture(), self._machine.snapshot()
+
+        def chunks() -> Iterator[bytes]:
+            yield from encode(replies)
+            yield from state()
+        return chunks
+
+    def _restore(self, chunks: Iterable[bytes]) -> None:
+        rest = iter(chunks)
+        self.replies.restore(rest)
+        self._machine.restore(self.replies.applied, rest)
+        self.proposals.restored()
+
+    # -- WireEvents ------------------------------------------------------------------------------------------------
+
+    def connected(self, peer: str) -> None:
+        self._heard(peer)
+        self.router.connected(peer)
+        self.on_wake()
+
+    def disconnected(self, peer: str, *, by_peer: bool) -> None:
+        if self._halted is None:
+            self.router.disconnected(peer)
+            if by_peer and peer == self.engine.leader:
+                self.prevotes.leader_closed()
+            self.on_wake()
+
+    def received(self, peer: str, frame: bytes) -> None:
+        self._inbox.append((peer, frame))
+        self.on_wake()
+
+    def handshake_refused(self, peer: str, reason: str) -> None:
+        _logger.warning("server %s refuses to talk to this one (%s): %s", peer, self.config.me, reason)
+        if reason.startswith(IDENTITY_USED):
+            self.halt(StartRefused(reason.removeprefix(IDENTITY_USED)))
+
+    def introduce(self, peer: str) -> bytes:
+        return self.identity.hello(peer)
+
+    def welcome(self, hello: bytes) -> str:
+        peer, came_back_empty = self.identity.check(hello)
+        if came_back_empty:
+            self.guard.forget(peer)
+        return peer
+
+    def _reachable(self, peer: str, reachable: bool) -> None:
+        (self.guard.connected if reachable else self.guard.disconnected)(peer)
+
+    def _heard(self, peer: str) -> None:
+        self.guard.peers[peer].heard_at = self._clock.monotonic()
+
+    # -- steps -----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Load the snapshot, then let the wire connect; before any message, as PySyncObj expects it."""
+        self.engine.tick()
+        if self.store.latest_entries() is not None and self.engine.applied_index < self.store.latest_entries()[1][1]:
+            raise StartRefused("the newest snapshot could not be loaded; the log above names the cause")
+        self.sync()
+        self._wire.start(self)
+
+    def work(self) -> None:
+        """Hear, tick, append, apply; nothing leaves yet."""
+        if self._halted is not None:
+            return
+        now = self._clock.monotonic()
+        try:
+            self._excuse_stall(now)
+            while self._inbox:
+                self._deliver(*self._inbox.popleft())
+            self._start_snapshot_if_due()
+            self.engine.tick()
+            self._step_hand_over(now)
+            self._graduate_if_due()
+            self.proposals.step(now)
+            heartbeat = self.reads.step(now)
+            if self.engine.is_leader:
+                if heartbeat or self.guard.has_news():
+                    self.engine.send_log()
+                self.guard.send_unblocked()
+            if now - self._announced_at >= _ANNOUNCE_S:
+                self._announced_at = now
+                self.router.announce()
+        except LogError as error:
+            self.halt(error)
+        except Exception as error:
+            _logger.exception("server %s: bug in the replicated log or its state machine; halting", self.config.me)
+            self.halt(LogHalted(f"{type(error).__name__}: {error}"))
+
+    @property
+    def dirty(self) -> bool:
+        return self.journal.dirty
+
+    def sync(self) -> None:
+        """Make the journal durable; may run on another thread while nothing else enters the replica."""
+        self.journal.sync()
+
+    def flush(self) -> None:
+        """Let out what the step led to."""
+        out, self._out = self._out, []
+        if self._halted is not None:
+            return
+        for peer, message in out:
+            if not self.router.send(peer, message):
+                self.guard.peers[peer].forget_flight()
+        self.proposals.flush()
+        self.reads.flush()
+        self._tell_applied()
+        while self._told:
+            sender, payload = self._told.popleft()
+            if self.on_message is not None:
+                self.on_message(sender, payload)
+        self._tell_role()
+        self._promised = max(self.deadline(), self._clock.monotonic())
+
+    def step(self) -> None:
+        """One whole step, synchronously."""
+        self.work()
+        if self.dirty and not self._late_sync():
+            self.sync_or_halt()
+        self.flush()
+
+    def sync_or_halt(self) -> None:
+        try:
+            self.sync()
+        except (OSError, LogError) as error:
+            self.halt(LogHalted(f"the journal cannot be written: {error}"))
+
+    def _late_sync(self) -> bool:
+        """Ablation only: a leader that counts entries it has not made durable."""
+        return not self.guard.on("selfack") and self.engine.is_leader and self._random.random() < 0.9
+
+    def deadline(self) -> float:
+        """When `step` must be called at the latest (`Clock.monotonic`); the past while there is work."""
+        if self._halted is not None:
+            return float("inf")
+        now, engine = self._clock.monotonic(), self.engine
+        if self._inbox or self._out or self._told or (engine.is_leader and not self.guard.peers and engine.commit_index < engine.last_index):
+            return now
+        due = self._announced_at + _ANNOUNCE_S if self.guard.peers else float("inf")
+        if engine.is_leader:
+            due = min(due, engine.heartbeat_due)
+        else:
+            due = min(due, max(engine.election_deadline, self.prevotes.due))
+        if self.proposals.pending or self.reads.pending or self._applied_waiters or self.serializer.busy or self._hand_over is not None:
+            due = min(due, now + _SOON_S)
+        return due
+
+    def _deliver(self, peer: str, frame: bytes) -> None:
+        try:
+            message = decode(frame)
+            self._heard(peer)
+            self._handlers[type(message)](peer, message)
+        except Malformed as error:
+            _logger.warning("server %s sent what no server sends (%s); its connection is closed", peer, error)
+            if self.router.is_direct(peer):
+                self._wire.drop(peer)
+
+    def _on_relayed(self, peer: str, message: Relayed) -> None:
+        mine = self.router.on_relayed(peer, message)
+        if mine is not None:
+            self._deliver(*mine)
+
+    def _on_told(self, peer: str, message: Told) -> None:
+        self._told.append((peer, message.payload))
+
+    def _emit(self, peer: str, message: Message) -> None:
+        self._out.append((peer, message))
+
+    def _excuse_stall(self, now: float) -> None:
+        """This process itself was not running: that says nothing about the leader, so give it another chance."""
+        if now - self._promised > 0.5 * self.config.election_min_s and not self.engine.is_leader:
+            self.engine.postpone_election()
+        self._promised = now
+
+    def _start_snapshot_if_due(self) -> None:
+        journal, config = self.journal, self.config
+        if not self.serializer.busy and (journal.bytes_since_compaction > config.snapshot_every_bytes * self._stagger
+                                         or len(journal) > config.snapshot_every_entries * self._stagger):
+            self.engine.compact()
+
+    def _graduate_if_due(self) -> None:
+        """A learner asks for a confirmed read; once it has applied that far it holds everything it may ever have acknowledged."""
+        if not self.guard.learner or self._graduating or self.engine.leader is None or not self.guard.leader_is_fresh():
+            return
+        self._graduating = True
+        self.reads.add(self._clock.monotonic() + 1.0, self._graduate)
+
+    def _graduate(self, outcome: int | LogError) -> None:
+        self._graduating = False
+        leader = self.engine.leader
+        if isinstance(outcome, int) and leader is not None and self.reads.confirmed_term == self.engine.term and self._halted is None:
+            # Its lost disk may have voted in this term; the only leader it can have voted for and that leads is this one.
+            self.engine.record_vote(leader)
+            self.sync_or_halt()
+            self.identity.graduate()
+            self.guard.learner = False
+            _logger.info("server %s has caught up and counts again", self.config.me)
+
+    def halt(self, error: LogError) -> None:
+        """Stop for good: nothing more is sent, everybody who waits is told."""
+        if self._halted is not None:
+            return
+        self._halted = error
+        self._out.clear()
+        if not (isinstance(error, LogHalted) and str(error) == "closed"):
+            _logger.critical("server %s halts: %s", self.config.me, error)
+        told = error if isinstance(error, LogHalted) else LogHalted(str(error))
+        self._wire.close()
+        self.proposals.fail_all(told)
+        self.reads.fail_all(told)
+        waiters, self._applied_waiters = self._applied_waiters, []
+        for _, _, done in waiters:
+            done(told)
+        if self._hand_over is not None:
+            self._hand_over[1](False)
+            self._hand_over = None
+        if self._on_fatal is not None and str(error) != "closed":
+            self._on_fatal(error)
+
+    # -- news and leave-taking -------------------------------------------------------------------------------------
+
+    def status(self) -> LogStatus:
+        return status_of(self.config, self.engine, self.guard, self.replies, self._clock.monotonic())
+
+    def _tell_role(self) -> None:
+        engine = self.engine
+        seen = (engine.is_leader, engine.is_candidate, self.guard.learner, self.guard.leader_gone, engine.leader, engine.term)
+        if seen != self._role_seen:
+            self._role_seen = seen
+            if self.on_role is not None:
+                self.on_role(self.status())
+
+    def _tell_applied(self) -> None:
+        if not self._applied_waiters:
+            return
+        now, applied, left = self._clock.monotonic(), self.replies.applied, []
+        for index, deadline, done in self._applied_waiters:
+            if applied >= index:
+                done(applied)
+            elif deadline <= now:
+                done(NoLeader(f"this server has applied {applied}, not {index}, in time"))
+            else:
+                left.append((index, deadline, done))
+        self._applied_waiters = left
+
+    def begin_hand_over(self, deadline: float, done: Callable[[bool], None]) -> None:
+        """Stop taking proposals into the log, and let the first peer that holds all of it campaign."""
+        if not self.engine.is_leader or self._hand_over is not None or self._halted is not None:
+            done(False)
+            return
+        self._hand_over = (deadline, done)
+        self._handed_at = NEVER
+        self.proposals.paused = True
+        self.on_wake()
+
+    def _step_hand_over(self, now: float) -> None:
+        if self._hand_over is None:
+            return
+        deadline, done = self._hand_over
+        engine = self.engine
+        taken = not engine.is_leader
+        if taken or now >= deadline:
+            self._hand_over = None
+            self.proposals.paused = False
+            done(taken)
+            return
+        ready = [peer for peer, state in self.guard.peers.items() if state.connected and engine.match_index(peer) == engine.last_index]
+        if ready and now - self._handed_at >= _HAND_OVER_AGAIN_S:
+            self._handed_at = now
+            engine.hand_over(ready[0])
+
+
+def _check(config: RaftConfig) -> None:
+    if config.me not in config.members:
+        raise StartRefused(f"{config.me} is not among the peers {', '.join(config.members)}")
+    if len(set(config.members)) != len(config.members):
+        raise StartRefused(f"a peer is named twice in {', '.join(config.members)}")
+    if not 3 * config.heartbeat_s < config.election_min_s < config.election_max_s:
+        raise StartRefused("the election timeout must be longer than three heartbeats, and its maximum longer than its minimum")
+
+
+def _nothing() -> None:
+    """Nobody is to be woken."""

@@ -1,0 +1,94 @@
+"""Asking around before an election: only who would win it raises the term.
+
+PySyncObj campaigns whenever its deadline passes, so a member that cannot hear the leader, or comes back from a pause, drives
+the term up and unseats a leader everybody else is content with (H13). Here the deadline only starts a question: "would you vote for me?".
+A member says yes if it hears no leader either (nothing for `election_min_s`, or the leader's own end closed the connection)
+and the asker's log is good enough. Votes themselves stay strictly Raft's.
+"""
+
+from raft.guard import NEVER, Guard
+from raft.messages import AskPreVote, HigherTerm, PreVote
+
+_GONE_DELAY_S = 0.06
+"""After the leader's process died its followers ask at a random moment within this: rarely both at once."""
+_ROUND_S = 0.06
+"""How long an own question counts as open when another member asks."""
+_YIELD_S = 0.12
+"""After a yes, leave the other this long to win."""
+
+
+class PreVotes:
+    """One replica's questions and answers."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._round = 0
+        self._granted: set[str] = set()
+        self._started_at = NEVER
+        self._ask_at = NEVER
+        self._won = False
+
+    @property
+    def due(self) -> float:
+        """When the next question may be asked, once the election deadline has passed."""
+        return NEVER if self._won else self._ask_at
+
+    def leader_closed(self) -> None:
+        """The leader's process is gone: do not wait for the election timeout."""
+        guard = self._guard
+        guard.leader_gone = True
+        now = guard.clock.monotonic()
+        self._ask_at = NEVER
+        guard.engine.election_deadline = min(guard.engine.election_deadline, now + guard.random.random() * _GONE_DELAY_S)
+
+    def may_campaign(self) -> bool:
+        """The gate in front of becoming a candidate."""
+        guard = self._guard
+        if guard.learner:
+            guard.engine.postpone_election()
+            return False
+        if not guard.peers or guard.engine.handing_over:
+            return True
+        if not guard.on("prevote"):
+            return any(state.connected for state in guard.peers.values())
+        now = guard.clock.monotonic()
+        if self._won:
+            self._won, self._granted, self._ask_at = False, set(), NEVER
+            if guard.leader_seen < self._started_at:
+                return True
+        if now >= self._ask_at:
+            self._ask(now)
+        return False
+
+    def _ask(self, now: float) -> None:
+        guard = self._guard
+        self._round += 1
+        self._granted = {guard.config.me}
+        self._started_at = now
+        base = 0.05 if guard.leader_gone else 0.5 * guard.config.election_min_s
+        self._ask_at = now + base * (1 + 2 * guard.random.random())
+        engine = guard.engine
+        for peer, state in guard.peers.items():
+            if state.connected:
+                guard.emit(peer, AskPreVote(round=self._round, term=engine.term + 1, last_index=engine.last_index, last_term=engine.last_term))
+
+    def on_ask(self, peer: str, message: AskPreVote) -> None:
+        guard, engine = self._guard, self._guard.engine
+        if message.term <= engine.term:
+            guard.emit(peer, HigherTerm(term=engine.term))
+            return
+        theirs, ours = (message.last_term, message.last_index), (engine.last_term, engine.last_index)
+        if guard.learner or guard.leader_is_fresh() or theirs < ours:
+            return
+        now = guard.clock.monotonic()
+        if theirs == ours and now - self._started_at < _ROUND_S and guard.config.me < peer:
+            return  # Both ask at once: the lower id goes first, so that the votes are not split.
+        self._granted, self._won = set(), False
+        self._ask_at = now + _YIELD_S * (1 + guard.random.random())
+        engine.election_deadline = max(engine.election_deadline, self._ask_at)
+        guard.emit(peer, PreVote(round=message.round))
+
+    def on_granted(self, peer: str, message: PreVote) -> None:
+        if message.round == self._round and self._granted:
+            self._granted.add(peer)
+            self._won = 2 * len(self._granted) > len(self._guard.peers) + 1

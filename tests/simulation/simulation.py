@@ -1,0 +1,145 @@
+"""One run: build the world from a seed, let it go wrong for a while, heal it, and judge what is left."""
+
+from hashlib import blake2b
+
+from msgspec import Struct
+
+from raft.contract import RaftConfig
+
+from .checkers import Books
+from .disk import Inode
+from .faults import PROFILES, Nemesis
+from .network import Latency, Network
+from .process import Process
+from .workload import Clients
+from .world import Violation, World
+
+PORT = 7000
+WRITE_BACK_S = 5.0
+HEAL_S = 10.0
+"""Time the cluster has, once everything is healed, to accept a write and to converge."""
+SETTLE_S = 4.0
+OUTCOME_SLACK_S = 0.5
+
+
+class Options(Struct, frozen=True, kw_only=True):
+    profile: str = "kill"
+    seconds: float = 30.0
+    members: int = 3
+    ablate: frozenset[str] = frozenset()
+    fault_every_s: float = 1.5
+    writes_per_s: float = 8.0
+    reads_per_s: float = 6.0
+    keep_trace: bool = False
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """What one run did and found."""
+
+    seed: int
+    trace: str
+    violations: tuple[Violation, ...]
+    kinds: dict[str, int]
+    counts: dict[str, int]
+    answers: dict[str, int]
+    elections: int
+    newest_term: int
+    stale_leader_s: float
+    """Sum over members of the time one led while another led a later term."""
+    worst_gap_s: float
+    simulated_s: float
+
+
+class Simulation:
+    def __init__(self, seed: int, options: Options) -> None:
+        if options.profile not in PROFILES:
+            raise ValueError(f"no profile {options.profile!r}; there are {', '.join(PROFILES)}")
+        self.seed = seed
+        self.options = options
+        self.world = World(seed, keep_trace=options.keep_trace)
+        chance = self.world.random("shape")
+        self.names = [f"s{i}:{PORT}" for i in range(1, options.members + 1)]
+        self.network = Network(self.world, self.names, Latency(
+            longest_s=chance.choice((0.002, 0.005, 0.03)), slow_share=chance.choice((0.0, 0.01, 0.05)), slow_s=chance.choice((0.1, 0.4, 1.2))))
+        self.books = Books(self.world, self.names, self._holds)
+        entries, size, replies = chance.choice((10, 25, 60)), chance.choice((4_000, 20_000, 100_000)), 5_000
+        self.processes: dict[str, Process] = {}
+        for name in self.names:
+            config = RaftConfig(me=name, members=tuple(self.names), max_replies=replies, snapshot_every_bytes=size,
+                                snapshot_every_entries=entries, ablate=options.ablate)
+            self.processes[name] = Process(self.world, self.network, self.books, config, snapshot_s=chance.choice((0.005, 0.1, 0.6)))
+        self.nemesis = Nemesis(self.world, self.network, dict(self.processes), options.profile, options.fault_every_s)
+        for process in self.processes.values():
+            process.on_snapshot_renamed = self.nemesis.snapshot_renamed
+        self.clients = Clients(self.world, self.books, dict(self.processes), writes_per_s=options.writes_per_s,
+                               reads_per_s=options.reads_per_s)
+
+    def _holds(self, name: str, token: bytes) -> bool:
+        """Whether a member that counts has `token` among the bytes a power loss would leave it; independent of any file format."""
+        process = self.processes[name]
+        if process.is_learner:
+            return False
+        needle = token + b"|"
+        return any(_durable(inode, needle) for inode in process.platter.durable.values())
+
+    def run(self) -> Outcome:
+        options, world = self.options, self.world
+        for _, process in sorted(self.processes.items()):
+            process.start()
+        self.clients.start(1.0, options.seconds)
+        self.nemesis.start(2.5)
+        world.after(WRITE_BACK_S, self._write_back)
+        world.run_until(options.seconds)
+        self._heal()
+        self._finish()
+        return self._outcome()
+
+    def _write_back(self) -> None:
+        for _, process in sorted(self.processes.items()):
+            process.platter.write_back()
+        self.world.after(WRITE_BACK_S, self._write_back)
+
+    def _heal(self) -> None:
+        """Everything works again: within HEAL_S a write through every member must be accepted."""
+        world = self.world
+        self.nemesis.heal()
+        world.log("healed")
+        accepted: set[str] = set()
+        deadline = world.now + HEAL_S
+        while len(accepted) < len(self.names) and world.now < deadline:
+            for name, process in sorted(self.processes.items()):
+                if name not in accepted and process.serving:
+                    self.clients.append(lambda name=name: accepted.add(name), process)  # type: ignore[misc]
+            world.run_until(world.now + 0.5)
+        if len(accepted) < len(self.names):
+            missing = sorted(set(self.names) - accepted)
+            world.violate("stuck", f"no write accepted through {missing} within {HEAL_S} s after everything was healed")
+        world.counts["heal-ms"] += int(1000 * (world.now - deadline + HEAL_S))
+        world.run_until(world.now + SETTLE_S)
+
+    def _finish(self) -> None:
+        world, books = self.world, self.books
+        for _, process in sorted(self.processes.items()):
+            if not process.alive:
+                world.violate("stuck", f"{process.name} does not run: {process.exit_reason}")
+            elif not process.is_voter():
+                world.violate("stuck", f"{process.name} never became a voter again")
+        applied = {name: p.machine.index for name, p in self.processes.items() if p.alive}
+        if len(set(applied.values())) > 1:
+            world.violate("stuck", f"not converged: {applied}")
+        books.final({name: p.machine.tokens for name, p in self.processes.items() if p.alive})
+        books.overdue({name: p.life for name, p in self.processes.items() if p.alive}, OUTCOME_SLACK_S)
+        for _, process in sorted(self.processes.items()):
+            process.check_disk()
+            world.log("end", process.name, process.machine.index, blake2b(b"".join(process.machine.tokens), digest_size=8).hexdigest())
+
+    def _outcome(self) -> Outcome:
+        world, books = self.world, self.books
+        return Outcome(seed=self.seed, trace=world.trace_hash(), violations=tuple(world.violations), kinds=dict(world.violation_kinds),
+                       counts=dict(world.counts), answers=dict(books.outcomes), elections=len(books.leaders), newest_term=books.newest_term,
+                       stale_leader_s=round(sum(p.stale_leader_s for p in self.processes.values()), 3),
+                       worst_gap_s=round(max(books.gaps, default=0.0), 3), simulated_s=world.now)
+
+
+def _durable(inode: Inode, needle: bytes) -> bool:
+    return inode.data.find(needle, 0, inode.synced) >= 0 or (bool(inode.cut_tail) and needle in inode.platter())

@@ -1,0 +1,215 @@
+"""What the client asks again, what it does not, and what it says when nobody answers."""
+
+import asyncio
+from collections.abc import Callable
+
+import httpx
+import msgspec
+import pytest
+
+from kago.client.client import RELIST, Client
+from kago.client.errors import Problem, Unreachable
+from kago.client.walk import normal_url
+from kago.core.model.deployment import Deployment, DeploymentPatch, DeploymentSpec
+from kago.core.model.report import WatchEvent
+
+A, B = "http://a:1", "http://b:2"
+WEB = Deployment(name="web", image="nginx", replicas=2)
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+def client_of(*servers: str, handler: Handler, timeout_s: float = 2.0) -> Client:
+    return Client(servers, timeout_s=timeout_s, transport=httpx.MockTransport(handler))
+
+
+def json_answer(thing: object, status: int = 200, headers: dict[str, str] | None = None) -> httpx.Response:
+    return httpx.Response(status, content=msgspec.json.encode(thing), headers=headers)
+
+
+def problem(status: int, kind: str, detail: str = "because", headers: dict[str, str] | None = None) -> httpx.Response:
+    return json_answer({"type": f"urn:kago:problem:{kind}", "status": status, "detail": detail}, status, headers)
+
+
+def test_a_dead_server_is_left_and_the_next_one_remembered() -> None:
+    asked: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.host)
+        if request.url.host == "a":
+            raise httpx.ConnectError("connection refused")
+        return json_answer([WEB])
+
+    async def scenario() -> None:
+        async with client_of(A, B, handler=handler) as client:
+            assert await client.list(Deployment) == (WEB,)
+            assert await client.list(Deployment) == (WEB,)
+            assert client.servers == (B, A)
+
+    asyncio.run(scenario())
+    assert asked == ["a", "b", "b"]
+
+
+def test_nobody_answers_names_each_server_with_its_reason() -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("connection refused") if request.url.host == "a" else httpx.ReadTimeout("")
+
+    async def scenario() -> None:
+        async with client_of(A, B, handler=handler) as client:
+            with pytest.raises(Unreachable, match="http://a:1: connection refused; http://b:2: no answer in time"):
+                await client.list(Deployment)
+
+    asyncio.run(scenario())
+
+
+def test_no_leader_is_waited_out_and_a_refusal_is_not() -> None:
+    answers = [problem(503, "no-leader"), problem(503, "no-leader"), json_answer(WEB)]
+
+    async def scenario() -> None:
+        async with client_of(A, B, handler=lambda _: answers.pop(0)) as client:
+            assert await client.update("web", DeploymentPatch(replicas=2)) == WEB
+        async with client_of(A, handler=lambda _: problem(422, "validation", "replicas: negative")) as client:
+            with pytest.raises(Problem, match="replicas: negative") as caught:
+                await client.update("web", DeploymentPatch(replicas=-1))
+            assert (caught.value.status, caught.value.type) == (422, "validation")
+
+    asyncio.run(scenario())
+
+
+def test_no_leader_until_the_deadline_is_that_problem() -> None:
+    async def scenario() -> None:
+        async with client_of(A, B, handler=lambda _: problem(503, "no-leader"), timeout_s=0.4) as client:
+            with pytest.raises(Problem) as caught:
+                await client.list(Deployment)
+            assert caught.value.type == "no-leader"
+
+    asyncio.run(scenario())
+
+
+def test_a_repeated_create_keeps_its_key() -> None:
+    keys: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        keys.append(request.headers["idempotency-key"])
+        if len(keys) == 1:
+            raise httpx.ReadError("connection reset")
+        return json_answer(WEB, 201)
+
+    async def scenario() -> None:
+        async with client_of(A, B, handler=handler) as client:
+            await client.create(DeploymentSpec(name="web", image="nginx"))
+
+    asyncio.run(scenario())
+    assert len(keys) == 2
+    assert keys[0] == keys[1]
+
+
+def test_not_found_after_a_lost_answer_to_our_own_delete_is_done() -> None:
+    def after(first: Handler) -> Handler:
+        calls: list[int] = []
+
+        def handler(request: httpx.Request) -> httpx.Response:
+            calls.append(1)
+            return first(request) if len(calls) == 1 else problem(404, "not-found")
+
+        return handler
+
+    def lost(request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadError("reset")
+
+    def refused(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("connection refused")
+
+    async def scenario() -> None:
+        async with client_of(A, B, handler=after(lost)) as client:
+            await client.delete(Deployment, "web")
+        async with client_of(A, B, handler=after(refused)) as client:
+            with pytest.raises(Problem):
+                await client.delete(Deployment, "web")
+
+    asyncio.run(scenario())
+
+
+def test_a_stale_read_carries_the_index_of_our_own_write() -> None:
+    seen: list[dict[str, str]] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(dict(request.url.params))
+        return json_answer(WEB if request.method == "PUT" else [WEB], headers={"x-kago-index": "42"})
+
+    async def scenario() -> None:
+        async with client_of(A, handler=handler) as client:
+            await client.update("web", DeploymentPatch(replicas=2))
+            await client.list(Deployment, stale=True)
+
+    asyncio.run(scenario())
+    assert seen[1] == {"stale": "true", "min_index": "42"}
+
+
+def test_learned_servers_come_first_and_the_list_never_empties() -> None:
+    async def scenario() -> None:
+        async with client_of(A, handler=lambda _: json_answer([])) as client:
+            client.learn([])
+            assert list(client.servers) == [A]
+            client.learn([B, "c:3/"])
+            assert list(client.servers) == [A, B, "http://c:3"]
+
+    asyncio.run(scenario())
+
+
+def lines(*events: WatchEvent) -> httpx.Response:
+    return httpx.Response(200, content=b"".join(msgspec.json.encode(event) + b"\n" for event in events))
+
+
+def test_follow_resumes_where_a_stream_broke_and_lists_again_when_it_is_too_late() -> None:
+    put = WatchEvent(type="put", index=5, object={"name": "we\u2028b"})
+    asked: list[str | None] = []
+    answers = [
+        lines(put, WatchEvent(type="synced", index=7, epoch=1), WatchEvent(type="put", index=9)),
+        problem(410, "index-too-old"),
+        lines(WatchEvent(type="synced", index=20, epoch=2)),
+    ]
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.params.get("index"))
+        return answers.pop(0)
+
+    async def scenario() -> list[tuple[str, int]]:
+        got: list[tuple[str, int]] = []
+        async with client_of(A, B, handler=handler) as client:
+            async for event in client.follow("/pods", {}):
+                got.append((event.type, event.index))
+                if event.index == 20:
+                    break
+        return got
+
+    assert asyncio.run(scenario()) == [(RELIST, 0), ("put", 5), ("synced", 7), ("put", 9), (RELIST, 0), ("synced", 20)]
+    assert asked == [None, "9", None]
+
+
+def test_a_listing_that_breaks_is_begun_again() -> None:
+    asked: list[str | None] = []
+    answers = [lines(WatchEvent(type="put", index=5)), lines(WatchEvent(type="synced", index=7))]
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.params.get("index"))
+        return answers.pop(0)
+
+    async def scenario() -> None:
+        async with client_of(A, handler=handler) as client:
+            async for event in client.follow("/pods", {}):
+                if event.type == "synced":
+                    break
+
+    asyncio.run(scenario())
+    assert asked == [None, None]
+
+
+@pytest.mark.parametrize(("given", "url"), [("a:1", "http://a:1"), ("http://a:1/", "http://a:1"), (" https://x ", "https://x")])
+def test_urls(given: str, url: str) -> None:
+    assert normal_url(given) == url
+
+
+@pytest.mark.parametrize("given", ["", "ftp://a", "http://"])
+def test_bad_urls(given: str) -> None:
+    with pytest.raises(ValueError, match="not a server URL"):
+        normal_url(given)
