@@ -14,21 +14,46 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any, Protocol
 
-import pysyncobj.syncobj as stock  # type: ignore[import-untyped]
-from pysyncobj.version import VERSION  # type: ignore[import-untyped]
+import pysyncobj.syncobj as stock
+from pysyncobj.version import VERSION
 
 from raft.contract import Clock, RaftConfig
 from raft.errors import LogHalted
 from raft.messages import MAX_APPEND_BYTES, LogEntry
 
 _PINNED = "0.3.17"
-_OVERRIDDEN = {"_SyncObj__connectedToAnyone": ["self"], "_SyncObj__sendAppendEntries": ["self"], "_SyncObj__doApplyCommand": ["self", "command"]}
-_CALLED = {"_onTick": ["self", "timeToWait"], "_SyncObj__onMessageReceived": ["self", "node", "message"],
-           "_SyncObj__setCurrentTerm": ["self", "term", "votedForNodeId"], "_SyncObj__generateRaftTimeout": ["self"],
-           "forceLogCompaction": ["self"], "transferLeadership": ["self", "node", "callback"]}
-_ATTRIBUTES = ["raftState", "raftCurrentTerm", "votedForNodeId", "raftLeader", "raftElectionDeadline", "transferInProgress", "raftLog",
-               "raftCommitIndex", "raftLastApplied", "raftNextIndex", "raftMatchIndex", "noopIDx", "newAppendEntriesTime", "selfNode",
-               "otherNodes", "connectedNodes", "serializer"]
+_OVERRIDDEN = {
+    "_SyncObj__connectedToAnyone": ["self"],
+    "_SyncObj__sendAppendEntries": ["self"],
+    "_SyncObj__doApplyCommand": ["self", "command"],
+}
+_CALLED = {
+    "_onTick": ["self", "timeToWait"],
+    "_SyncObj__onMessageReceived": ["self", "node", "message"],
+    "_SyncObj__setCurrentTerm": ["self", "term", "votedForNodeId"],
+    "_SyncObj__generateRaftTimeout": ["self"],
+    "forceLogCompaction": ["self"],
+    "transferLeadership": ["self", "node", "callback"],
+}
+_ATTRIBUTES = [
+    "raftState",
+    "raftCurrentTerm",
+    "votedForNodeId",
+    "raftLeader",
+    "raftElectionDeadline",
+    "transferInProgress",
+    "raftLog",
+    "raftCommitIndex",
+    "raftLastApplied",
+    "raftNextIndex",
+    "raftMatchIndex",
+    "noopIDx",
+    "newAppendEntriesTime",
+    "selfNode",
+    "otherNodes",
+    "connectedNodes",
+    "serializer",
+]
 _GLOBALS = ["monotonicTime", "random", "os", "pickle", "createJournal", "createPoller", "Serializer", "PIPE_NOTIFIER_ENABLED"]
 _FOREVER = 1 << 60
 REGULAR, NO_OP = b"\x00", b"\x01"
@@ -132,17 +157,33 @@ class Engine:
             elif command[:1] != NO_OP:
                 raise LogHalted(f"log entry {self.applied_index + 1} is of unknown kind {command[:1]!r}")
 
-        guarded = type("GuardedSyncObj", (module.SyncObj,), {
-            "_SyncObj__doApplyCommand": apply_command,
-            "_SyncObj__connectedToAnyone": lambda so: hooks.may_campaign(),
-            "_SyncObj__sendAppendEntries": lambda so: self._send_log(hooks),
-        })
+        guarded = type(
+            "GuardedSyncObj",
+            (module.SyncObj,),
+            {
+                "_SyncObj__doApplyCommand": apply_command,
+                "_SyncObj__connectedToAnyone": lambda so: hooks.may_campaign(),
+                "_SyncObj__sendAppendEntries": lambda so: self._send_log(hooks),
+            },
+        )
         conf = module.SyncObjConf(
-            autoTick=False, raftMinTimeout=config.election_min_s, raftMaxTimeout=config.election_max_s, appendEntriesPeriod=config.heartbeat_s,
-            leaderFallbackTimeout=config.leader_fallback_s, connectionTimeout=max(3.5, config.election_max_s), commandsWaitLeader=False,
-            appendEntriesUseBatch=True, appendEntriesBatchSizeBytes=MAX_APPEND_BYTES, logCompactionMinEntries=_FOREVER,
-            logCompactionMinTime=_FOREVER, dynamicMembershipChange=False, fullDumpFile="snapshot", journalFile="journal",
-            serializer=_unused, deserializer=_unused)
+            autoTick=False,
+            raftMinTimeout=config.election_min_s,
+            raftMaxTimeout=config.election_max_s,
+            appendEntriesPeriod=config.heartbeat_s,
+            leaderFallbackTimeout=config.leader_fallback_s,
+            connectionTimeout=max(3.5, config.election_max_s),
+            commandsWaitLeader=False,
+            appendEntriesUseBatch=True,
+            appendEntriesBatchSizeBytes=MAX_APPEND_BYTES,
+            logCompactionMinEntries=_FOREVER,
+            logCompactionMinTime=_FOREVER,
+            dynamicMembershipChange=False,
+            fullDumpFile="snapshot",
+            journalFile="journal",
+            serializer=_unused,
+            deserializer=_unused,
+        )
         self._so: Any = None
         self._heartbeat_s = config.heartbeat_s
         self._clock = clock

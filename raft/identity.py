@@ -64,6 +64,11 @@ class Identity:
     def incarnation(self) -> str:
         return self._record.incarnation
 
+    @property
+    def has_met_others(self) -> bool:
+        """Whether this replica ever spoke with a peer, which it does only with a journal on its disk."""
+        return bool(self._record.peers)
+
     def graduate(self) -> None:
         """Caught up: a full member again."""
         self._write(structs.replace(self._record, learner=False))
@@ -75,20 +80,34 @@ class Identity:
         files = self._disk.list()
         if _FILE not in files:
             if any(not name.endswith(".tmp") for name in files):
-                raise StartRefused(f"the data directory has no {_FILE} file but holds {', '.join(files[:5])}: it is not a data directory of "
-                                   "this program, or a part of one; name an empty one")
+                raise StartRefused(
+                    f"the data directory has no {_FILE} file but holds {', '.join(files[:5])}: it is not a data directory of "
+                    "this program, or a part of one; name an empty one"
+                )
             self.is_new = True
-            record = _Record(format=1, me=config.me, members=sorted(config.members), max_replies=config.max_replies,
-                             incarnation=random.randbytes(16).hex(), rejoined=config.rejoin, learner=config.rejoin and len(config.members) > 1,
-                             peers={}, retired={})
+            record = _Record(
+                format=1,
+                me=config.me,
+                members=sorted(config.members),
+                max_replies=config.max_replies,
+                incarnation=random.randbytes(16).hex(),
+                rejoined=config.rejoin,
+                learner=config.rejoin and len(config.members) > 1,
+                peers={},
+                retired={},
+            )
             return self._write(record)
         record = self._read()
         if record.me != config.me:
-            raise StartRefused(f"the data directory belongs to server {record.me}, not {config.me}: start it under its own address or name "
-                               "an empty data directory")
+            raise StartRefused(
+                f"the data directory belongs to server {record.me}, not {config.me}: start it under its own address or name "
+                "an empty data directory"
+            )
         if sorted(record.members) != sorted(config.members):
-            raise StartRefused(f"the data directory belongs to the servers {', '.join(sorted(record.members))}, but the peers given are "
-                               f"{', '.join(sorted(config.members))}: start it with the peers it had; another set needs new data directories")
+            raise StartRefused(
+                f"the data directory belongs to the servers {', '.join(sorted(record.members))}, but the peers given are "
+                f"{', '.join(sorted(config.members))}: start it with the peers it had; another set needs new data directories"
+            )
         if record.max_replies != config.max_replies:
             raise StartRefused(f"max_replies was {record.max_replies} and is {config.max_replies}: it may not change, on any server")
         return record
@@ -121,8 +140,16 @@ class Identity:
     # -- the handshake ---------------------------------------------------------------------------------------------
 
     def hello(self, peer: str) -> bytes:
-        return msgspec.msgpack.encode(_Hello(protocol=PROTOCOL_VERSION, me=self._config.me, target=peer, cluster=self._cluster,
-                                             incarnation=self._record.incarnation, rejoined=self._record.rejoined))
+        return msgspec.msgpack.encode(
+            _Hello(
+                protocol=PROTOCOL_VERSION,
+                me=self._config.me,
+                target=peer,
+                cluster=self._cluster,
+                incarnation=self._record.incarnation,
+                rejoined=self._record.rejoined,
+            )
+        )
 
     def check(self, hello: bytes) -> tuple[str, bool]:
         """The peer's id, and whether it came back with a new data directory; ValueError with the reason otherwise.
@@ -146,12 +173,19 @@ class Identity:
             return theirs.me, False
         retired = self._record.retired.get(theirs.me, [])
         if known is not None and (not theirs.rejoined or theirs.incarnation in retired):
-            raise ValueError(f"{IDENTITY_USED}server {theirs.me} was here before with another data directory ({known[:8]}, this one is "
-                             f"{theirs.incarnation[:8]}); if its data is lost for good start it with --rejoin and an empty data directory")
+            raise ValueError(
+                f"{IDENTITY_USED}server {theirs.me} was here before with another data directory ({known[:8]}, this one is "
+                f"{theirs.incarnation[:8]}); if its data is lost for good start it with --rejoin and an empty data directory"
+            )
         if known is not None:
             retired = [*retired, known][-_RETIRED_KEPT:]
-        self._write(structs.replace(self._record, peers={**self._record.peers, theirs.me: theirs.incarnation},
-                                    retired={**self._record.retired, theirs.me: retired}))
+        self._write(
+            structs.replace(
+                self._record,
+                peers={**self._record.peers, theirs.me: theirs.incarnation},
+                retired={**self._record.retired, theirs.me: retired},
+            )
+        )
         return theirs.me, known is not None
 
 

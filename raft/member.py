@@ -8,22 +8,45 @@ sync covers everything of a step. Production drives the steps from the event loo
 import logging
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
+from raft.applier import Applier
 from raft.contract import Clock, Disk, LogStatus, RaftConfig, StateMachine, Wire
 from raft.engine import Engine
-from raft.errors import LogError, LogHalted, NoLeader, OutcomeUnknown, StartRefused
-from raft.guard import NEVER, Guard
+from raft.errors import Corrupt, LogError, LogHalted, NoLeader, StartRefused
+from raft.guard import Guard
+from raft.handover import HandOver
 from raft.identity import IDENTITY_USED, Identity
 from raft.journal import Journal
-from raft.messages import (Ack, AppendEntries, AskPreVote, AskRead, Heartbeat, HigherTerm, Malformed, Message, PreVote, Reach, ReadAt, Refused,
-                           Relayed, RequestVote, SnapshotChunk, Submit, TimeoutNow, Told, Vote, decode, decode_batch)
+from raft.messages import (
+    Ack,
+    AppendEntries,
+    AskPreVote,
+    AskRead,
+    Heartbeat,
+    HigherTerm,
+    Malformed,
+    Message,
+    PreVote,
+    Reach,
+    ReadAt,
+    Refused,
+    Relayed,
+    RequestVote,
+    SnapshotChunk,
+    Submit,
+    TimeoutNow,
+    Told,
+    Vote,
+    decode,
+)
+from raft.pipeline import NEVER
 from raft.prevote import PreVotes
 from raft.proposals import Proposals
 from raft.reads import ReadDone, Reads
-from raft.replies import Replies, encode
+from raft.replies import Replies
 from raft.router import Router
 from raft.snapshot import SnapshotSerializer, SnapshotStore
 from raft.status import status_of
@@ -31,21 +54,30 @@ from raft.status import status_of
 _logger = logging.getLogger(__name__)
 _ANNOUNCE_S = 1.0
 _SOON_S = 0.05
-_HAND_OVER_AGAIN_S = 0.2
 
 
 class Member:
     """The steps of one member; `contract.WireEvents` for the wire below it, `engine.Hooks` for PySyncObj."""
 
-    def __init__(self, config: RaftConfig, machine: StateMachine, *, disk: Disk, wire: Wire, clock: Clock, random: Random,
-                 executor: Any = None, on_fatal: Callable[[LogError], None] | None = None) -> None:
+    def __init__(
+        self,
+        config: RaftConfig,
+        machine: StateMachine,
+        *,
+        disk: Disk,
+        wire: Wire,
+        clock: Clock,
+        random: Random,
+        executor: Any = None,
+        on_fatal: Callable[[LogError], None] | None = None,
+    ) -> None:
         _check(config)
         self.config = config
         self.on_message: Callable[[str, bytes], None] | None = None
         self.on_role: Callable[[LogStatus], None] | None = None
         self.on_wake: Callable[[], None] = _nothing
         """Called when there is something to do before `deadline`."""
-        self._machine, self._disk, self._wire, self._clock, self._random = machine, disk, wire, clock, random
+        self._wire, self._clock, self._random = wire, clock, random
         self._on_fatal = on_fatal
         self._halted: LogError | None = None
         self._out: list[tuple[str, Message]] = []
@@ -54,8 +86,6 @@ class Member:
         self._promised = clock.monotonic()
         self._announced_at = NEVER
         self._role_seen: tuple[bool, bool, bool, bool, str | None, int] | None = None
-        self._hand_over: tuple[float, Callable[[bool], None]] | None = None
-        self._handed_at = NEVER
         self._graduating = False
         self._applied_waiters: list[tuple[int, float, ReadDone]] = []
         self._stagger = 1.0 + 0.25 * (zlib.crc32(config.me.encode()) % 101) / 100
@@ -64,21 +94,41 @@ class Member:
         self.replies = Replies(config.max_replies)
         self.guard = Guard(config, clock=clock, random=random, emit=self._emit)
         self.guard.learner = self.identity.learner
+        self.proposals = Proposals(config, self.guard, self.replies)
+        self.hand_over = HandOver(self.guard, self.proposals)
+        self.applier = Applier(machine, self.replies, self.proposals, dedupe=self.guard.on("dedupe"))
+        if "journal" not in disk.list() and self.identity.has_met_others:
+            raise Corrupt("the data directory has lost its journal, and what was acknowledged with it. If the other servers are well, empty the "
+                          "directory and start this one with --rejoin")
         self.store = SnapshotStore(disk)
-        self.serializer = SnapshotSerializer(self.store, capture=self._capture, restore=self._restore, executor=executor, ablate=config.ablate)
+        self.serializer = SnapshotSerializer(
+            self.store, capture=self.applier.capture, restore=self.applier.restore, executor=executor, ablate=config.ablate
+        )
         self.journal = Journal(disk, snapshot=self.store.latest_entries(), ablate=config.ablate)
         self.prevotes = PreVotes(self.guard)
-        self.proposals = Proposals(config, self.guard, self.replies)
         self.reads = Reads(self.guard, lambda: self.replies.applied)
         self.router = Router(config.me, list(self.guard.peers), wire, self._reachable)
         self.engine = Engine(config, self, journal=self.journal, serializer=self.serializer, clock=clock, random=random)
         self.guard.attach(self.engine, self.serializer)
         self._handlers: dict[type, Callable[[str, Any], None]] = {
-            AppendEntries: self.guard.on_append, SnapshotChunk: self.guard.on_snapshot, Heartbeat: self.guard.on_heartbeat,
-            Ack: self.guard.on_ack, RequestVote: self.guard.on_request_vote, Vote: self.guard.on_vote, TimeoutNow: self.guard.on_timeout_now,
-            HigherTerm: self.guard.on_higher_term, AskPreVote: self.prevotes.on_ask, PreVote: self.prevotes.on_granted,
-            Submit: self.proposals.on_submit, Refused: self.proposals.on_refused, AskRead: self.reads.on_ask, ReadAt: self.reads.on_read_at,
-            Told: self._on_told, Reach: self.router.on_reach, Relayed: self._on_relayed}
+            AppendEntries: self.guard.on_append,
+            SnapshotChunk: self.guard.on_snapshot,
+            Heartbeat: self.guard.on_heartbeat,
+            Ack: self.guard.pipeline.on_ack,
+            RequestVote: self.guard.on_request_vote,
+            Vote: self.guard.on_vote,
+            TimeoutNow: self.guard.on_timeout_now,
+            HigherTerm: self.guard.on_higher_term,
+            AskPreVote: self.prevotes.on_ask,
+            PreVote: self.prevotes.on_granted,
+            Submit: self.proposals.on_submit,
+            Refused: self.proposals.on_refused,
+            AskRead: self.reads.on_ask,
+            ReadAt: self.reads.on_read_at,
+            Told: self._on_told,
+            Reach: self.router.on_reach,
+            Relayed: self._on_relayed,
+        }
 
     # -- Hooks: what the engine asks -------------------------------------------------------------------------------
 
@@ -89,34 +139,10 @@ class Member:
         return self.prevotes.may_campaign()
 
     def send_log(self) -> None:
-        self.guard.send_log()
+        self.guard.pipeline.send_log()
 
     def apply(self, payload: bytes) -> None:
-        """Apply the proposals of one committed entry."""
-        dedupe = self.guard.on("dedupe")
-        for request_id, entry, seen in decode_batch(payload).proposals:
-            reply = self.replies.find(request_id) if dedupe else None
-            if reply is None and dedupe and seen < self.replies.forgotten:
-                self.proposals.applied(request_id, OutcomeUnknown("it came so late that nobody can tell whether it was applied before"))
-                continue
-            if reply is None:
-                self.replies.applied += 1
-                reply = self.replies.record(request_id, self._machine.apply(self.replies.applied, entry))
-            self.proposals.applied(request_id, reply)
-
-    def _capture(self) -> Callable[[], Iterator[bytes]]:
-        replies, state = self.replies.capture(), self._machine.snapshot()
-
-        def chunks() -> Iterator[bytes]:
-            yield from encode(replies)
-            yield from state()
-        return chunks
-
-    def _restore(self, chunks: Iterable[bytes]) -> None:
-        rest = iter(chunks)
-        self.replies.restore(rest)
-        self._machine.restore(self.replies.applied, rest)
-        self.proposals.restored()
+        self.applier.apply(payload)
 
     # -- WireEvents ------------------------------------------------------------------------------------------------
 
@@ -147,11 +173,11 @@ class Member:
     def welcome(self, hello: bytes) -> str:
         peer, came_back_empty = self.identity.check(hello)
         if came_back_empty:
-            self.guard.forget(peer)
+            self.guard.pipeline.forget(peer)
         return peer
 
     def _reachable(self, peer: str, reachable: bool) -> None:
-        (self.guard.connected if reachable else self.guard.disconnected)(peer)
+        (self.guard.pipeline.connected if reachable else self.guard.pipeline.disconnected)(peer)
 
     def _heard(self, peer: str) -> None:
         self.guard.peers[peer].heard_at = self._clock.monotonic()
@@ -177,14 +203,14 @@ class Member:
                 self._deliver(*self._inbox.popleft())
             self._start_snapshot_if_due()
             self.engine.tick()
-            self._step_hand_over(now)
+            self.hand_over.step(now)
             self._graduate_if_due()
             self.proposals.step(now)
             heartbeat = self.reads.step(now)
             if self.engine.is_leader:
-                if heartbeat or self.guard.has_news():
+                if heartbeat or self.guard.pipeline.has_news():
                     self.engine.send_log()
-                self.guard.send_unblocked()
+                self.guard.pipeline.send_unblocked()
             if now - self._announced_at >= _ANNOUNCE_S:
                 self._announced_at = now
                 self.router.announce()
@@ -242,14 +268,19 @@ class Member:
         if self._halted is not None:
             return float("inf")
         now, engine = self._clock.monotonic(), self.engine
-        if self._inbox or self._out or self._told or (engine.is_leader and not self.guard.peers and engine.commit_index < engine.last_index):
+        if (
+            self._inbox
+            or self._out
+            or self._told
+            or (engine.is_leader and not self.guard.peers and engine.commit_index < engine.last_index)
+        ):
             return now
         due = self._announced_at + _ANNOUNCE_S if self.guard.peers else float("inf")
         if engine.is_leader:
             due = min(due, engine.heartbeat_due)
         else:
             due = min(due, max(engine.election_deadline, self.prevotes.due))
-        if self.proposals.pending or self.reads.pending or self._applied_waiters or self.serializer.busy or self._hand_over is not None:
+        if self.proposals.pending or self.reads.pending or self._applied_waiters or self.serializer.busy or self.hand_over.pending:
             due = min(due, now + _SOON_S)
         return due
 
@@ -282,8 +313,10 @@ class Member:
 
     def _start_snapshot_if_due(self) -> None:
         journal, config = self.journal, self.config
-        if not self.serializer.busy and (journal.bytes_since_compaction > config.snapshot_every_bytes * self._stagger
-                                         or len(journal) > config.snapshot_every_entries * self._stagger):
+        if not self.serializer.busy and (
+            journal.bytes_since_compaction > config.snapshot_every_bytes * self._stagger
+            or len(journal) > config.snapshot_every_entries * self._stagger
+        ):
             self.engine.compact()
 
     def _graduate_if_due(self) -> None:
@@ -319,9 +352,7 @@ class Member:
         waiters, self._applied_waiters = self._applied_waiters, []
         for _, _, done in waiters:
             done(told)
-        if self._hand_over is not None:
-            self._hand_over[1](False)
-            self._hand_over = None
+        self.hand_over.end(taken=False)
         if self._on_fatal is not None and str(error) != "closed":
             self._on_fatal(error)
 
@@ -350,32 +381,6 @@ class Member:
             else:
                 left.append((index, deadline, done))
         self._applied_waiters = left
-
-    def begin_hand_over(self, deadline: float, done: Callable[[bool], None]) -> None:
-        """Stop taking proposals into the log, and let the first peer that holds all of it campaign."""
-        if not self.engine.is_leader or self._hand_over is not None or self._halted is not None:
-            done(False)
-            return
-        self._hand_over = (deadline, done)
-        self._handed_at = NEVER
-        self.proposals.paused = True
-        self.on_wake()
-
-    def _step_hand_over(self, now: float) -> None:
-        if self._hand_over is None:
-            return
-        deadline, done = self._hand_over
-        engine = self.engine
-        taken = not engine.is_leader
-        if taken or now >= deadline:
-            self._hand_over = None
-            self.proposals.paused = False
-            done(taken)
-            return
-        ready = [peer for peer, state in self.guard.peers.items() if state.connected and engine.match_index(peer) == engine.last_index]
-        if ready and now - self._handed_at >= _HAND_OVER_AGAIN_S:
-            self._handed_at = now
-            engine.hand_over(ready[0])
 
 
 def _check(config: RaftConfig) -> None:

@@ -155,11 +155,28 @@ class Heartbeat(Struct, frozen=True, kw_only=True, array_like=True, forbid_unkno
     seq: Count
 
 
-Message = (AppendEntries | SnapshotChunk | Ack | RequestVote | Vote | AskPreVote | PreVote | HigherTerm | TimeoutNow | Submit | Refused
-           | AskRead | ReadAt | Told | Reach | Relayed | Heartbeat)
+Message = (
+    AppendEntries
+    | SnapshotChunk
+    | Ack
+    | RequestVote
+    | Vote
+    | AskPreVote
+    | PreVote
+    | HigherTerm
+    | TimeoutNow
+    | Submit
+    | Refused
+    | AskRead
+    | ReadAt
+    | Told
+    | Reach
+    | Relayed
+    | Heartbeat
+)
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Message)
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 
 def encode(message: Message) -> bytes:
@@ -193,6 +210,35 @@ def decode_batch(payload: bytes) -> Batch:
     return _batch_decoder.decode(payload)
 
 
-__all__ = ["MAX_APPEND_BYTES", "MAX_BATCH_BYTES", "MAX_FRAME_BYTES", "PROTOCOL_VERSION", "Ack", "AppendEntries", "AskPreVote", "AskRead",
-           "Batch", "Heartbeat", "HigherTerm", "LogEntry", "Malformed", "Message", "PreVote", "Proposed", "Reach", "ReadAt", "Refused", "Relayed", "RequestVote",
-           "SnapshotChunk", "Submit", "TimeoutNow", "Told", "Vote", "decode", "decode_batch", "encode", "encode_batch"]
+__all__ = [
+    "MAX_APPEND_BYTES",
+    "MAX_BATCH_BYTES",
+    "MAX_FRAME_BYTES",
+    "PROTOCOL_VERSION",
+    "Ack",
+    "AppendEntries",
+    "AskPreVote",
+    "AskRead",
+    "Batch",
+    "Heartbeat",
+    "HigherTerm",
+    "LogEntry",
+    "Malformed",
+    "Message",
+    "PreVote",
+    "Proposed",
+    "Reach",
+    "ReadAt",
+    "Refused",
+    "Relayed",
+    "RequestVote",
+    "SnapshotChunk",
+    "Submit",
+    "TimeoutNow",
+    "Told",
+    "Vote",
+    "decode",
+    "decode_batch",
+    "encode",
+    "encode_batch",
+]

@@ -6,8 +6,9 @@ A member says yes if it hears no leader either (nothing for `election_min_s`, or
 and the asker's log is good enough. Votes themselves stay strictly Raft's.
 """
 
-from raft.guard import NEVER, Guard
+from raft.guard import Guard
 from raft.messages import AskPreVote, HigherTerm, PreVote
+from raft.pipeline import NEVER
 
 _GONE_DELAY_S = 0.06
 """After the leader's process died its followers ask at a random moment within this: rarely both at once."""
@@ -70,7 +71,9 @@ class PreVotes:
         engine = guard.engine
         for peer, state in guard.peers.items():
             if state.connected:
-                guard.emit(peer, AskPreVote(round=self._round, term=engine.term + 1, last_index=engine.last_index, last_term=engine.last_term))
+                guard.emit(
+                    peer, AskPreVote(round=self._round, term=engine.term + 1, last_index=engine.last_index, last_term=engine.last_term)
+                )
 
     def on_ask(self, peer: str, message: AskPreVote) -> None:
         guard, engine = self._guard, self._guard.engine

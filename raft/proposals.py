@@ -21,7 +21,7 @@ _MAX_ROUNDS = 4096
 
 
 class _Proposal:
-    __slots__ = ("appended", "entry", "request_id", "refused", "rounds", "seen", "sent_at", "waiters")
+    __slots__ = ("appended", "entry", "refused", "request_id", "rounds", "seen", "sent_at", "waiters")
 
     def __init__(self, request_id: bytes, entry: bytes) -> None:
         self.request_id = request_id
@@ -119,7 +119,7 @@ class Proposals:
     def _take(self, now: float) -> list[Proposed]:
         """The next own proposals, as many as the window admits."""
         room = self._window - self._sent
-        taken, self._queue = self._queue[:max(0, room)], self._queue[max(0, room):]
+        taken, self._queue = self._queue[: max(0, room)], self._queue[max(0, room) :]
         items: list[Proposed] = []
         for proposal in taken:
             if proposal.waiters:
@@ -165,9 +165,9 @@ class Proposals:
         for proposal in self._pending.values():
             late = [done for deadline, done in proposal.waiters if deadline <= now]
             if late:
+                proposal.waiters = [waiter for waiter in proposal.waiters if waiter[0] > now]
                 error = _what_is_known(proposal)
                 self._resolved += [(done, error) for done in late]
-                proposal.waiters = [waiter for waiter in proposal.waiters if waiter[0] > now]
             if not proposal.waiters:
                 over.append(proposal)
             elif proposal.sent_at and now - proposal.sent_at > _SEND_AGAIN_S and proposal.request_id not in queued:
@@ -213,6 +213,8 @@ class Proposals:
 def _what_is_known(proposal: _Proposal) -> LogError:
     if proposal.appended or proposal.rounds:
         return OutcomeUnknown("not applied here by the deadline; it may still be")
+    if proposal.waiters:
+        return OutcomeUnknown("somebody else proposed under the same id and still waits; it may be applied for them")
     if proposal.refused:
         return Discarded("the server it was sent to was not leader any more")
     return NoLeader("no leader was known until the deadline; nothing was sent")

@@ -5,7 +5,7 @@ drives the steps.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any, TypeVar
 
@@ -22,12 +22,25 @@ _Outcome = TypeVar("_Outcome")
 class Replica(Member):
     """`contract.ReplicatedLog`."""
 
-    def __init__(self, config: RaftConfig, machine: StateMachine, *, disk: Disk, wire: Wire, clock: Clock, random: Random,
-                 executor: Any = None, on_fatal: Callable[[LogError], None] | None = None) -> None:
+    def __init__(
+        self,
+        config: RaftConfig,
+        machine: StateMachine,
+        *,
+        disk: Disk,
+        wire: Wire,
+        clock: Clock,
+        random: Random,
+        executor: Any = None,
+        on_fatal: Callable[[LogError], None] | None = None,
+    ) -> None:
         super().__init__(config, machine, disk=disk, wire=wire, clock=clock, random=random, executor=executor, on_fatal=on_fatal)
         self._ids = random.randbytes(8)
         self._requests = 0
         self._closed = False
+        self.quiesce: Callable[[], Awaitable[None]] | None = None
+        """Stops whoever drives the steps, before the files are closed."""
+        self.on_closed: Callable[[], object] = lambda: None
 
     # -- callers ---------------------------------------------------------------------------------------------------
 
@@ -95,7 +108,10 @@ class Replica(Member):
             if not future.done():
                 future.set_result(taken)
 
-        self.begin_hand_over(self._clock.monotonic() + timeout_s, done)
+        if self._halted is not None:
+            return False
+        self.hand_over.begin(self._clock.monotonic() + timeout_s, done)
+        self.on_wake()
         return await future
 
     async def close(self) -> None:
@@ -104,7 +120,10 @@ class Replica(Member):
         self._closed = True
         if self._halted is None and self.engine.is_leader and any(state.connected for state in self.guard.peers.values()):
             await self.transfer_leadership(timeout_s=1.0)
+        if self.quiesce is not None:
+            await self.quiesce()
         self.shut()
+        self.on_closed()
 
     def shut(self) -> None:
         """Close without handing over."""
@@ -114,6 +133,7 @@ class Replica(Member):
 
 def _settle(future: "asyncio.Future[_Outcome]") -> Callable[[_Outcome | LogError], None]:
     """What is told to the log's callback, told to `future`, unless its caller has gone."""
+
     def done(outcome: _Outcome | LogError) -> None:
         if future.done():
             return
@@ -121,4 +141,5 @@ def _settle(future: "asyncio.Future[_Outcome]") -> Callable[[_Outcome | LogError
             future.set_exception(outcome)
         else:
             future.set_result(outcome)
+
     return done

@@ -59,15 +59,18 @@ class Replies:
         header = _header_decoder.decode(next(chunks))
         if header.version != 1:
             raise ValueError(f"snapshot of unknown version {header.version}")
-        replies = {request_id: Reply(index, result)
-                   for _ in range(header.replies) for request_id, index, result in _chunk_decoder.decode(next(chunks))}
+        replies = {
+            request_id: Reply(index, result)
+            for _ in range(header.replies)
+            for request_id, index, result in _chunk_decoder.decode(next(chunks))
+        }
         self.applied, self.forgotten, self._replies = header.applied, header.forgotten, replies
 
 
 def encode(captured: tuple[int, int, list[tuple[bytes, Reply]]]) -> Iterable[bytes]:
     """The chunks `Replies.restore` reads."""
     applied, forgotten, replies = captured
-    chunks = [replies[start:start + _CHUNK] for start in range(0, len(replies), _CHUNK)]
+    chunks = [replies[start : start + _CHUNK] for start in range(0, len(replies), _CHUNK)]
     yield _encoder.encode(_Header(1, applied, forgotten, len(chunks)))
     for chunk in chunks:
         yield _encoder.encode([(request_id, reply.index, reply.result) for request_id, reply in chunk])

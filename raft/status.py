@@ -2,7 +2,8 @@
 
 from raft.contract import LogStatus, MemberStatus, RaftConfig, Role
 from raft.engine import Engine
-from raft.guard import NEVER, Guard
+from raft.guard import Guard
+from raft.pipeline import NEVER
 from raft.replies import Replies
 
 _DOWN_AFTER_S = 3.0
@@ -15,10 +16,19 @@ def status_of(config: RaftConfig, engine: Engine, guard: Guard, replies: Replies
     leader = config.me if engine.is_leader else None if lost else engine.leader
     age = 0.0 if engine.is_leader else now - guard.leader_seen if heard and engine.leader is not None else None
     caught_up = engine.is_leader or (heard and engine.applied_index >= max(guard.leader_commit, engine.commit_index))
-    return LogStatus(me=config.me, role=role, leader=leader, term=engine.term, applied=replies.applied, raft_commit_index=engine.commit_index,
-                     raft_applied_index=engine.applied_index, raft_last_index=engine.last_index, leader_contact_age_s=age,
-                     caught_up=caught_up, members=tuple(_member(member, config, engine, guard, role, leader, now)
-                                                        for member in sorted(config.members)))
+    return LogStatus(
+        me=config.me,
+        role=role,
+        leader=leader,
+        term=engine.term,
+        applied=replies.applied,
+        raft_commit_index=engine.commit_index,
+        raft_applied_index=engine.applied_index,
+        raft_last_index=engine.last_index,
+        leader_contact_age_s=age,
+        caught_up=caught_up,
+        members=tuple(_member(member, config, engine, guard, role, leader, now) for member in sorted(config.members)),
+    )
 
 
 def _member(member: str, config: RaftConfig, engine: Engine, guard: Guard, role: Role, leader: str | None, now: float) -> MemberStatus:

@@ -61,14 +61,19 @@ class Notebook:
             raise DataDirError(f"another agent runs with data directory {data_dir}; stop it or give this one its own --data-dir") from error
         self.data_dir = data_dir
         try:
-            self.notes = self._read()
-            self.save(msgspec.structs.replace(self.notes, incarnation=self.notes.incarnation + 1))
+            self._saved = self._read()
+            self.notes = msgspec.structs.replace(self._saved, incarnation=self._saved.incarnation + 1)
+            """What is known now; on disk after the next `flush`."""
+            self.flush()
         except BaseException:
             os.close(self._lock)
             raise
 
-    def save(self, notes: Notes) -> None:
-        """Returns when it is on disk. Blocking."""
+    def flush(self) -> None:
+        """Returns when the notes are on disk, at once where they are. Blocking; one caller at a time."""
+        notes = self.notes
+        if notes is self._saved:
+            return
         path, fresh = self.data_dir / FILE, self.data_dir / f"{FILE}.new"
         with open(fresh, "wb", opener=_private) as file:
             file.write(msgspec.json.encode(notes))
@@ -80,7 +85,7 @@ class Notebook:
             os.fsync(directory)
         finally:
             os.close(directory)
-        self.notes = notes
+        self._saved = notes
 
     def close(self) -> None:
         os.close(self._lock)

@@ -6,7 +6,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import quote
@@ -65,6 +65,10 @@ class Client:
         """Take over the cluster's own list of servers; never empties the list."""
         self._walker.learn(servers)
 
+    def leave(self) -> None:
+        """Ask another server first from now on."""
+        self._walker.leave_current()
+
     def server_now(self) -> float:
         """The servers' idea of the time, so that a wrong clock here shows no nonsense."""
         return self._walker.server_now()
@@ -72,7 +76,7 @@ class Client:
     # -- things ------------------------------------------------------------------------------------------------------
 
     async def list(self, kind: type[T], *, stale: bool = False, **filters: str) -> tuple[T, ...]:
-        """All things of a kind, by the API's filters (deployment_name, node_name, status, selector)."""
+        """All things of a kind, by the API's filters (deployment_name, node_name, status, selector); an empty one is none."""
         answer = await self._walker.call("GET", PATHS[kind], params=self._read_params(filters, stale))
         return _decode(answer, tuple[kind, ...])  # type: ignore[valid-type]
 
@@ -110,7 +114,7 @@ class Client:
 
     # -- watches -----------------------------------------------------------------------------------------------------
 
-    async def watch(self, path: str, params: Mapping[str, str], *, silence_s: float = SILENCE_S) -> AsyncIterator[WatchEvent]:
+    async def watch(self, path: str, params: Mapping[str, str], *, silence_s: float = SILENCE_S) -> AsyncGenerator[WatchEvent, None]:
         """The events of one server's stream, heartbeats among them, until it breaks (Unreachable, Problem) or ends."""
         async with self._walker.stream(path, params={**params, "watch": "true"}, silence_s=silence_s) as (server, lines):
             async for line in lines:
@@ -163,7 +167,7 @@ class Client:
 
     def _read_params(self, filters: Mapping[str, str], stale: bool) -> dict[str, str]:
         """A stale read still shows what this client wrote itself."""
-        params = dict(filters)
+        params = {name: value for name, value in filters.items() if value}
         if stale:
             params["stale"] = "true"
             if self._written:

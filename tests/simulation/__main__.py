@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import logging
 import sys
 import time
 from collections import Counter
@@ -23,6 +24,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--time", type=float, default=30.0, metavar="S", help="simulated seconds of faults in each run")
     parser.add_argument("--members", type=int, default=3)
     parser.add_argument("--trace", metavar="FILE", help="write the full trace there")
+    parser.add_argument("--log", action="store_true", help="show what the replicas log")
     parser.add_argument("-v", dest="verbose", action="store_true", help="one line for each seed")
     return parser.parse_args()
 
@@ -60,6 +62,10 @@ def _repeat(arguments: argparse.Namespace, seed: int, profile: str) -> str:
 
 def main() -> int:
     arguments, started = _arguments(), time.monotonic()
+    if arguments.log:
+        logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s")
+    else:
+        logging.disable(logging.CRITICAL)
     ablate = frozenset(filter(None, arguments.ablate.split(",")))
     kinds: Counter[str] = Counter()
     totals: Counter[str] = Counter()
@@ -74,6 +80,7 @@ def main() -> int:
         totals.update(outcome.counts)
         totals.update(outcome.answers)
         totals["elections"] += outcome.elections
+        totals["stale-leader-ms"] += int(1000 * outcome.stale_leader_s)
         if arguments.trace and simulation.world.trace is not None:
             with open(arguments.trace, "w", encoding="utf-8") as file:
                 file.writelines(simulation.world.trace)

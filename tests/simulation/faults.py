@@ -44,6 +44,7 @@ class Victim(Protocol):
     def resume(self) -> None: ...
     def leads(self) -> bool: ...
     def is_voter(self) -> bool: ...
+    def damage(self, chance: Random) -> bool: ...
 
 
 class Nemesis:
@@ -216,6 +217,7 @@ class Nemesis:
         if victim.alive and not self._network_troubled():
             self._world.violate("empty-disk-accepted", f"{victim.name} runs with an empty disk without having said rejoin")
         victim.die(power=False)
+        victim.platter.wipe()
         victim.rejoin = True
         victim.start()
 
@@ -243,13 +245,17 @@ class Nemesis:
     def _free(self, victim: Victim) -> None:
         victim.platter.free_bytes = None
         victim.platter.fail_sync = False
-        if victim.excuse == "disk":
-            victim.excuse = ""
+
+        def no_excuse_left() -> None:
+            if victim.excuse == "disk" and victim.platter.free_bytes is None and not victim.platter.fail_sync:
+                victim.excuse = ""
+
+        self._world.after(1.0, no_excuse_left)
 
     def _flip(self, victim: Victim) -> None:
         if not self._all_voters():
             return
         victim.die(power=False)
-        if victim.platter.flip_bit(self._chance) is not None:
+        if victim.damage(self._chance):
             victim.excuse = "flip"
         self._come_back(victim, 2.0)

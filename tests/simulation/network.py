@@ -107,7 +107,7 @@ class Network:
     def break_connection(self, a: str, b: str, *, seen_as_reset: bool) -> None:
         """Both ends lose it at once, with all that is under way: a middlebox forgot it, or sent resets."""
         link = self.connection(a, b)
-        self._forget(link)
+        self.forget(link)
         for end, peer in ((a, b), (b, a)):
             wire = self.wires.get(end)
             if wire is not None:
@@ -124,17 +124,17 @@ class Network:
             link.up[name] = False
             link.held.pop((peer, name), None)
             if power:
-                self._forget(link)
+                self.forget(link)
             elif was_up:
-                self._send_close(name, peer, link)
+                self.send_close(name, peer, link)
 
-    def _forget(self, link: Connection) -> None:
+    def forget(self, link: Connection) -> None:
         link.epoch += 1
         link.held.clear()
         link.queued.clear()
         link.opened_at = -1e9
 
-    def _send_close(self, a: str, b: str, link: Connection) -> None:
+    def send_close(self, a: str, b: str, link: Connection) -> None:
         epoch = link.epoch
 
         def arrive() -> None:
@@ -148,7 +148,7 @@ class Network:
         link = self.connection(a, b)
         if link.up.get(a):
             link.up[a] = False
-            self._send_close(a, b, link)
+            self.send_close(a, b, link)
 
 
 class SimWire:
@@ -266,7 +266,7 @@ class SimWire:
         if wire is None or network.is_cut(me, peer) or network.is_cut(peer, me) or now - link.opened_at < 0.5:
             self._redial(peer, network.latency.redial_s * self._chance.uniform(0.8, 1.2))
             return
-        network._forget(link)
+        network.forget(link)
         link.opened_at = now
         epoch, hello = link.epoch, self._tell().introduce(peer)
         network.transmit(me, peer, len(hello), lambda: self._hand_over(peer, lambda w: w.answer(me, epoch, hello)))
@@ -304,9 +304,8 @@ class SimWire:
             return
         try:
             self._tell().welcome(hello)
-        except ValueError as error:
-            self._tell().handshake_refused(peer, str(error))
-            self.network._send_close(self._me, peer, link)
+        except ValueError:
+            self.network.send_close(self._me, peer, link)
             return
         self._up(peer, link)
 

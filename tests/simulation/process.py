@@ -6,6 +6,11 @@ next turn comes with the next input or when the replica says something is due.
 
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
+from random import Random
+from typing import TypeVar
+
+from msgspec import structs
 
 from raft.contract import LogStatus, RaftConfig, Reply, Role
 from raft.errors import LogError, LogHalted, NotDone, OutcomeUnknown, StartRefused
@@ -20,6 +25,7 @@ from .world import World
 TURN_S = 20e-6
 EVENT_S = 10e-6
 FRAME_S = 5e-6
+Result = TypeVar("Result")
 
 
 class Process:
@@ -43,15 +49,267 @@ class Process:
         self._books = books
         self._config = config
         self._snapshot_s = snapshot_s
-        self._chance = world.random(f"process/{self.name}")
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake_at: float | None = None
         self._busy_until = 0.0
         self._last_turn = 0.0
         self._highest = (0, 0)
         """(raft commit, raft applied): neither goes back within a life."""
-        self._status: LogStatus | None = None
         self.machine = ListMachine(self.name, books)
         self.disk = SimDisk(self.platter)
         self.replica: Replica | None = None
         self.wire: SimWire | None = None
+        self._role = Role.FOLLOWER
+        self._term = 0
+        self._learner = False
+        self._fatal: LogError | None = None
+        self._suspicious: set[str] = set()
+
+    # -- what others ask ------------------------------------------------------------------------------------------
+
+    @property
+    def serving(self) -> bool:
+        """Whether a client would find its port open."""
+        return self.alive and not self.paused and self.replica is not None
+
+    @property
+    def is_learner(self) -> bool:
+        return self._learner
+
+    def is_voter(self) -> bool:
+        return self.alive and not self._learner
+
+    def leads(self) -> bool:
+        return self.alive and self._role is Role.LEADER
+
+    def propose(self, entry: bytes, request_id: bytes | None, timeout_s: float, on_outcome: Callable[[str, int, bytes], None]) -> None:
+        deadline, life = self._world.now + timeout_s, self.life
+
+        def done(outcome: Reply | LogError) -> None:
+            if life != self.life:
+                self._world.violate("answer-from-the-dead", f"{self.name} answered from life {life} in life {self.life}")
+            match outcome:
+                case Reply():
+                    on_outcome("done", outcome.index, outcome.result)
+                case NotDone():
+                    on_outcome("not-done", 0, b"")
+                case OutcomeUnknown():
+                    on_outcome("unknown", 0, b"")
+                case LogHalted():
+                    on_outcome("halted", 0, b"")
+                case _:
+                    self._world.violate("strange-outcome", repr(outcome))
+
+        self.post(lambda: self._replica().submit(entry, request_id, deadline, done))
+
+    def read(self, timeout_s: float, on_outcome: Callable[[int | None], None]) -> None:
+        deadline = self._world.now + timeout_s
+        self.post(lambda: self._replica().read(deadline, lambda outcome: on_outcome(outcome if isinstance(outcome, int) else None)))
+
+    # -- turns ----------------------------------------------------------------------------------------------------
+
+    def post(self, event: Callable[[], None]) -> None:
+        if self.alive:
+            self._inbox.append(event)
+            self._wake(self._world.now)
+
+    def _wake(self, at: float) -> None:
+        at = max(at, self._busy_until)
+        if self.paused or (self._wake_at is not None and self._wake_at <= at):
+            return
+        self._wake_at = at
+        life = self.life
+        self._world.at(at, lambda: self._turn(life, at))
+
+    def _turn(self, life: int, at: float) -> None:
+        if life != self.life or not self.alive or self.paused or self._wake_at != at:
+            return
+        self._wake_at = None
+        replica, wire, sent, events = self._replica(), self._wire(), self._wire().sent, len(self._inbox)
+        try:
+            while self._inbox and self._fatal is None:
+                self._inbox.popleft()()
+            if self._fatal is None:
+                replica.step()
+        except SimCrash:
+            self.die(power=False)
+            return
+        if self._fatal is not None:
+            self._exit(self._fatal)
+            return
+        now = self._world.now
+        self._busy_until = now + TURN_S + EVENT_S * events + FRAME_S * (wire.sent - sent)
+        self._inspect(replica, now)
+        self._wake(max(replica.deadline(), now))
+
+    def _inspect(self, replica: Replica, now: float) -> None:
+        commit, applied = replica.engine.commit_index, replica.engine.applied_index
+        if commit < self._highest[0] or applied < self._highest[1]:
+            self._world.violate("time-travel", f"{self.name}: raft (commit, applied) {self._highest} -> {(commit, applied)}")
+        self._highest = (commit, applied)
+        if self._role is Role.LEADER and self._term < self._books.newest_term:
+            self.stale_leader_s += min(now - self._last_turn, 0.2)
+        self._last_turn = now
+
+    def _role_changed(self, status: LogStatus) -> None:
+        self._role, self._term = status.role, status.term
+        if self._learner and status.role is not Role.LEARNER:
+            self._world.log("graduated", self.name)
+            self._world.counts["graduated"] += 1
+            self.excuse, self.rejoin = "", False
+        self._learner = status.role is Role.LEARNER
+        self._world.log("role", self.name, status.role.value, status.term, status.leader)
+        if status.role is Role.LEADER:
+            self._books.leads(self.name, status.term)
+
+    def _replica(self) -> Replica:
+        if self.replica is None:
+            raise RuntimeError(f"{self.name} has no replica")
+        return self.replica
+
+    def _wire(self) -> SimWire:
+        if self.wire is None:
+            raise RuntimeError(f"{self.name} has no wire")
+        return self.wire
+
+    # -- life and death -------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """A new process on the same disk."""
+        world = self._world
+        self.life += 1
+        self.alive, self.paused, self.powered, self._fatal, self._wake_at = True, False, True, None, None
+        self._inbox.clear()
+        self._highest, self._role, self._term, self._last_turn, self._busy_until = (0, 0), Role.FOLLOWER, 0, world.now, world.now
+        self._books.life_began(self.name)
+        self.machine = ListMachine(self.name, self._books)
+        self.disk = SimDisk(self.platter)
+        self.wire = SimWire(self._network, self)
+        world.counts["starts"] += 1
+        world.log("start", self.name, self.life, self.rejoin)
+        config = structs.replace(self._config, rejoin=self.rejoin)
+        try:
+            self.replica = Replica(config, self.machine, disk=self.disk, wire=self.wire, clock=world,
+                                   random=world.random(f"raft/{self.name}/{self.life}"), executor=Executor(self, world, self._snapshot_s),
+                                   on_fatal=self._halts)
+            self.replica.on_role = self._role_changed
+            self.replica.on_wake = lambda: self._wake(world.now)
+            self._learner = self.replica.guard.learner
+            self.replica.start()
+        except SimCrash:
+            self.die(power=False)
+            return
+        except (StartRefused, OSError) as error:
+            self._refused(error)
+            return
+        damaged = [name for name in sorted(self.disk.read_names) if name in self._suspicious]
+        if self.excuse == "flip" and damaged:
+            world.violate("flip-accepted", f"{self.name} started although {damaged} had a flipped bit")
+        if self.excuse == "flip":
+            self.excuse = ""
+        self._suspicious.clear()
+        self._wake(world.now)
+
+    def _halts(self, error: LogError) -> None:
+        self._fatal = error
+
+    def damage(self, chance: Random) -> bool:
+        """Flip a bit in a file of this stopped process; False where no byte can be told from a torn tail."""
+        name = self.platter.flip_bit(chance)
+        if name is not None:
+            self._suspicious.add(name)
+        return name is not None
+
+    def _exit(self, error: LogError) -> None:
+        """The replica halted by itself: the process ends, as a supervisor would see it."""
+        self._world.log("exit", self.name, type(error).__name__)
+        expected = self.excuse == "disk" or (self.excuse == "wiped" and not self.rejoin and isinstance(error, StartRefused))
+        self._world.counts[f"exits-{self.excuse or 'unexcused'}"] += 1
+        if not expected:
+            self._world.violate("halted", f"{self.name}: {type(error).__name__}: {error}")
+        self.die(power=False)
+        self.exit_reason = f"halted: {error}"
+        if not expected:
+            self._world.after(1.0, self._start_again)
+
+    def _refused(self, error: Exception) -> None:
+        """It would not even start."""
+        self._world.log("refused-start", self.name, type(error).__name__)
+        self._world.counts[f"refusals-{self.excuse or 'unexcused'}"] += 1
+        excuse = self.excuse
+        self.die(power=False)
+        self.exit_reason = f"refused to start: {error}"
+        if excuse == "flip" and isinstance(error, StartRefused):
+            # Found out, as it must be. What it held is lost; it comes back as a learner.
+            self.platter.wipe()
+            self._suspicious.clear()
+            self.excuse, self.rejoin, self._learner = "wiped", True, True
+            self._world.after(0.3, self._start_again)
+        elif not (excuse == "disk" or (excuse == "wiped" and not self.rejoin)):
+            self._world.violate("start-refused", f"{self.name}: {type(error).__name__}: {error}")
+
+    def _start_again(self) -> None:
+        if not self.alive:
+            self.start()
+
+    def die(self, *, power: bool) -> None:
+        if self.alive:
+            self._world.log("dies", self.name, power)
+            self.alive = False
+            self.disk.dead = True
+            self._network.process_gone(self.name, power=power)
+            self.check_disk()
+        self.life += 1
+        self.replica, self._role, self.exit_reason = None, Role.FOLLOWER, "killed"
+        self._inbox.clear()
+        if power:
+            self.powered = False
+            self.platter.lose_power()
+
+    def check_disk(self) -> None:
+        if self.disk.used_after_failure:
+            self._world.violate("used-failed-disk", f"{self.name} went on writing after a failed sync")
+
+    def pause(self) -> None:
+        if self.alive:
+            self.paused = True
+
+    def resume(self) -> None:
+        if self.paused:
+            self.paused, self._wake_at = False, None
+            self._wake(self._world.now)
+
+    def _disk_logged(self, *words: object) -> None:
+        self._world.log(*words)
+        if words[0] == "replaced" and str(words[2]).startswith("snapshot"):
+            self._world.counts["snapshots"] += 1
+            self.on_snapshot_renamed()
+
+
+class Executor:
+    """Stands for the thread that writes snapshots: a job runs later, all at once, and never in a process that is gone."""
+
+    def __init__(self, process: Process, world: World, longest_s: float) -> None:
+        self._process = process
+        self._world = world
+        self._longest_s = longest_s
+        self._chance = world.random(f"executor/{process.name}/{process.life}")
+
+    def submit(self, job: Callable[..., Result], /, *args: object) -> "Future[Result]":
+        future: Future[Result] = Future()
+        life = self._process.life
+
+        def run() -> None:
+            try:
+                result = job(*args)
+            except Exception as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        def begin() -> None:
+            if self._process.life == life:
+                self._process.post(run)
+
+        self._world.after(self._chance.uniform(0.001, self._longest_s), begin)
+        return future

@@ -30,6 +30,7 @@ _TOKEN = re.compile(r"[a-zA-Z0-9_.:-]+")
 _ADDRESS = re.compile(r"[a-zA-Z0-9_.:%\[\]-]+")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _CONTROL_IN_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 """Values of variables and arguments are often short scripts: tabs and line ends are welcome there."""
 # The grammar of github.com/distribution/reference: [host[:port]/]path[:tag][@digest].
@@ -173,4 +174,5 @@ def _check_size(spec: DeploymentSpec) -> Iterator[FieldError]:
 
 def _escaped(key: str) -> str:
     """`key` as one part of a JSON pointer, short and printable whatever it holds."""
-    return key[:MAX_NAME].replace("~", "~0").replace("/", "~1").encode("ascii", "backslashreplace").decode("ascii")
+    key = key[:MAX_NAME].replace("~", "~0").replace("/", "~1")
+    return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", key)

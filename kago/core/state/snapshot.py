@@ -1,7 +1,7 @@
 """The tables as bytes and back: a header, then pages of things of one kind, in the order of their keys.
 
-Equal tables give equal bytes on every server. Each page is small, so that the thread that encodes never holds the interpreter long, and
-begins with its length, so that it does not matter whether the bytes come back in the same pieces.
+Equal tables give equal bytes on every server. A chunk is the header or one page, and a page is small, so that the thread that encodes
+never holds the interpreter long.
 """
 
 from collections.abc import Iterable, Iterator
@@ -53,7 +53,7 @@ class Snapshot:
         self._header = Header(index=tables.index, digest=digest, cluster=tables.cluster, things=count)
 
     def chunks(self) -> Iterator[bytes]:
-        yield _framed(self._header)
+        yield _ENCODER.encode(self._header)
         for kind, things in self._things.items():
             key = attrgetter("id" if kind in ("Server", "Pod") else "name")
             page: list[msgspec.Raw] = []
@@ -61,23 +61,20 @@ class Snapshot:
             for thing in sorted(things, key=key):
                 encoded = _ENCODER.encode(thing)
                 if page and (len(page) == PAGE_THINGS or size + len(encoded) > PAGE_BYTES):
-                    yield _framed(Page(kind, page))
+                    yield _ENCODER.encode(Page(kind, page))
                     page, size = [], 0
                 page.append(msgspec.Raw(encoded))
                 size += len(encoded)
             if page:
-                yield _framed(Page(kind, page))
+                yield _ENCODER.encode(Page(kind, page))
 
 
 def read_snapshot(index: int, chunks: Iterable[bytes]) -> tuple[Tables, bytes]:
     """The tables and digest of a snapshot. Raises ValueError unless it is whole, readable and of `index`."""
-    frames = _frames(chunks)
-    first = next(frames, None)
-    if first is None:
-        raise ValueError("the snapshot is empty")
+    pages = iter(chunks)
     try:
-        header = _header(first)
-        things = list(_things(frames))
+        header = _header(next(pages, b""))
+        things = list(_things(pages))
     except msgspec.DecodeError as error:
         raise ValueError(f"the snapshot cannot be read: {error}") from error
     if header.index != index:
@@ -89,11 +86,11 @@ def read_snapshot(index: int, chunks: Iterable[bytes]) -> tuple[Tables, bytes]:
     return tables, header.digest
 
 
-def _header(frame: bytes) -> Header:
-    format = msgspec.msgpack.decode(frame, type=_Format).format
+def _header(chunk: bytes) -> Header:
+    format = msgspec.msgpack.decode(chunk, type=_Format).format
     if format != FORMAT:
         raise ValueError(f"the snapshot has format {format}, this version of Kago reads {FORMAT}")
-    return msgspec.msgpack.decode(frame, type=Header)
+    return msgspec.msgpack.decode(chunk, type=Header)
 
 
 class _Format(Struct):
@@ -102,29 +99,12 @@ class _Format(Struct):
     format: int
 
 
-def _things(frames: Iterable[bytes]) -> Iterator[Thing]:
+def _things(chunks: Iterable[bytes]) -> Iterator[Thing]:
     decoders = {kind: msgspec.msgpack.Decoder(type) for kind, type in _KINDS.items()}
     pages = msgspec.msgpack.Decoder(Page)
-    for frame in frames:
-        page = pages.decode(frame)
+    for chunk in chunks:
+        page = pages.decode(chunk)
         if page.kind not in decoders:
             raise ValueError(f"the snapshot holds things of the unknown kind {page.kind}")
         for thing in page.things:
             yield decoders[page.kind].decode(thing)
-
-
-def _framed(content: Header | Page) -> bytes:
-    encoded = _ENCODER.encode(content)
-    return len(encoded).to_bytes(4, "big") + encoded
-
-
-def _frames(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Cut the bytes at the lengths they say, however they were cut on the way."""
-    buffer = bytearray()
-    for chunk in chunks:
-        buffer += chunk
-        while len(buffer) >= 4 and len(buffer) >= (end := 4 + int.from_bytes(buffer[:4], "big")):
-            yield bytes(buffer[4:end])
-            del buffer[:end]
-    if buffer:
-        raise ValueError("the snapshot ends in the middle of a page")

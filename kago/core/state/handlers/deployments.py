@@ -3,16 +3,16 @@
 from msgspec.structs import replace
 
 from kago.core.model.deployment import SPEC_FIELDS, TEMPLATE_FIELDS, Deployment
-from kago.core.model.validation import FieldError, check_spec
+from kago.core.model.validation import check_spec
 from kago.core.state.commands import CreateDeployment, DeleteDeployment, UpdateDeployment
-from kago.core.state.handlers.draft import Draft
+from kago.core.state.handlers.draft import Draft, invalid
 from kago.core.state.rejections import Accepted, Refusal, Rejection, Reply
 
 
 def create(draft: Draft, command: CreateDeployment) -> Reply:
     spec = command.spec
     if errors := check_spec(spec):
-        return _invalid(errors)
+        return invalid(errors)
     if draft.deployment(spec.name) is not None:
         return Rejection(refusal=Refusal.ALREADY_EXISTS, detail=f"deployment {spec.name} exists already")
     wanted = {name: getattr(spec, name) for name in SPEC_FIELDS}
@@ -26,7 +26,7 @@ def update(draft: Draft, command: UpdateDeployment) -> Reply:
         return deployment
     updated = replace(deployment, **command.patch.changes())
     if errors := check_spec(updated):
-        return _invalid(errors)
+        return invalid(errors)
     if updated == deployment:
         return Accepted(name=deployment.name, version=deployment.version)
     if any(getattr(updated, name) != getattr(deployment, name) for name in TEMPLATE_FIELDS):
@@ -54,8 +54,3 @@ def _find(draft: Draft, name: str, if_match: int | None) -> Deployment | Rejecti
             refusal=Refusal.PRECONDITION_FAILED, detail=f"deployment {name} is at version {deployment.spec_version} by now, not {if_match}"
         )
     return deployment
-
-
-def _invalid(errors: tuple[FieldError, ...]) -> Rejection:
-    detail = "; ".join(f"{error.pointer}: {error.detail}" for error in errors[:3]) + ("; …" if len(errors) > 3 else "")
-    return Rejection(refusal=Refusal.VALIDATION, detail=detail, errors=errors)

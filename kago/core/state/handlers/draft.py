@@ -14,7 +14,9 @@ from kago.core.model.cluster import Cluster, Server
 from kago.core.model.deployment import Deployment
 from kago.core.model.node import Node
 from kago.core.model.pod import Desired, Pod, PodStatus
+from kago.core.model.validation import FieldError
 from kago.core.state.changes import Change, Put, Removed
+from kago.core.state.rejections import Refusal, Rejection
 from kago.core.state.tables import Tables
 
 T = TypeVar("T", Deployment, Pod, Node, Server)
@@ -142,6 +144,12 @@ class Draft:
                     x, y, z = sums.get(name, (0, 0, 0))
                     sums[name] = (x + sign * a, y + sign * b, z + sign * c)
         return {name: moved for name, moved in sums.items() if any(moved)}
+
+
+def invalid(errors: tuple[FieldError, ...]) -> Rejection:
+    """The refusal of something that has these errors; the words name the first few."""
+    detail = "; ".join(f"{error.pointer}: {error.detail}" for error in errors[:3]) + ("; …" if len(errors) > 3 else "")
+    return Rejection(refusal=Refusal.VALIDATION, detail=detail, errors=errors)
 
 
 def replicas_of(pod: Pod, revision: int) -> Amounts:

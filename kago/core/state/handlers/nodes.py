@@ -6,7 +6,7 @@ from kago.core.model.node import Node, NodeStatus
 from kago.core.model.report import Registration
 from kago.core.model.validation import check_registration
 from kago.core.state.commands import DeleteNode, MarkNodes, NodeVerdict, RegisterNode
-from kago.core.state.handlers.draft import Draft
+from kago.core.state.handlers.draft import Draft, invalid
 from kago.core.state.rejections import Accepted, Refusal, Rejection, Reply
 
 
@@ -14,7 +14,7 @@ def register(draft: Draft, command: RegisterNode) -> Reply:
     """Take a node in: a new one, a known one whose agent started again, or the successor of one that is down."""
     wanted = command.registration
     if errors := check_registration(wanted):
-        return Rejection(refusal=Refusal.VALIDATION, detail=f"{errors[0].pointer}: {errors[0].detail}", errors=errors)
+        return invalid(errors)
     known = draft.node(wanted.name)
     if known is not None and known.id == wanted.id:
         if wanted.incarnation < known.incarnation:
@@ -57,7 +57,7 @@ def delete(draft: Draft, command: DeleteNode) -> Reply:
 def stale_incarnation(node: Node, incarnation: int) -> Rejection:
     return Rejection(
         refusal=Refusal.STALE_INCARNATION,
-        detail=f"a newer agent runs node {node.name} (incarnation {node.incarnation}); incarnation {incarnation} must stop",
+        detail=f"another agent runs node {node.name} by now (incarnation {node.incarnation}); this one ({incarnation}) must stop",
     )
 
 

@@ -1,0 +1,145 @@
+"""One agent process, put together: its notes, its runtimes, the worker, the masters and its own port in one task group.
+
+A part that dies takes the process with it, so nothing goes on half; containers run on in every case. Stopping the agent
+(SIGTERM, SIGINT) says good-bye to the cluster and leaves the containers running, so that it can be updated under them.
+"""
+
+import asyncio
+import logging
+import os
+import random
+import signal
+from collections.abc import Mapping
+from importlib import metadata
+
+import msgspec
+
+from kago.agent.masters import Masters, Superseded
+from kago.agent.notes import DataDirError, Notebook
+from kago.agent.port import Health, serve_port
+from kago.agent.runtime import ContainerRuntime
+from kago.agent.runtimes.docker import DockerRuntime
+from kago.agent.runtimes.process import ProcessRuntime
+from kago.agent.worker import Worker
+from kago.client.client import Client
+from kago.clock import Clock, SystemClock
+from kago.config import AgentConfig
+from kago.core.model.deployment import Runtime
+from kago.core.model.report import Registration
+
+logger = logging.getLogger("kago.agent")
+
+CALL_S = 3.0
+"""Deadline of every call to the control plane, all masters tried in it."""
+
+
+class StartRefused(Exception):
+    """The agent cannot start like this; the text says what to do."""
+
+
+class _Stop(Exception):
+    """A signal asked the agent to stop."""
+
+
+def run(config: AgentConfig) -> int:
+    """The agent until it is told to stop; the process's exit code."""
+    return asyncio.run(serve_agent(config))
+
+
+async def serve_agent(config: AgentConfig, *, clock: Clock | None = None) -> int:
+    """0: stopped by a signal; 1: it cannot or must not go on, the reason is in the log."""
+    try:
+        with Notebook(config.data_dir) as notebook:
+            return await _serve(config, notebook, clock or SystemClock())
+    except (DataDirError, StartRefused) as refusal:
+        logger.error("%s", refusal)
+        return 1
+
+
+async def choose_runtimes(wanted: Runtime | None, environment: Mapping[str, str], notebook: Notebook) -> dict[Runtime, ContainerRuntime]:
+    """What this node offers. An engine that was offered before and is away now is waited for: its containers are still ours."""
+    runtimes: dict[Runtime, ContainerRuntime] = {}
+    if wanted is not Runtime.PROCESS:
+        engine = DockerRuntime(environment)
+        why_not = await engine.answers()
+        if why_not and Runtime.DOCKER not in notebook.notes.runtimes:
+            await engine.close()
+            if wanted is Runtime.DOCKER:
+                raise StartRefused(f"--runtime docker, but {why_not}; start Docker, set DOCKER_HOST, or use --runtime process")
+            logger.info("process runtime only: %s", why_not)
+        else:
+            runtimes[Runtime.DOCKER] = engine
+    if wanted is not Runtime.DOCKER:
+        runtimes[Runtime.PROCESS] = ProcessRuntime(notebook.data_dir)
+    notebook.notes = msgspec.structs.replace(notebook.notes, runtimes=tuple(sorted(runtimes)))
+    return runtimes
+
+
+async def _serve(config: AgentConfig, notebook: Notebook, clock: Clock) -> int:
+    runtimes = await choose_runtimes(config.runtime, os.environ, notebook)
+    registration = Registration(
+        name=config.name,
+        id=notebook.notes.agent_id,
+        incarnation=notebook.notes.incarnation,
+        address=config.address,
+        port=config.port,
+        capacity=config.capacity,
+        labels=config.labels,
+        runtimes=tuple(sorted(runtimes)),
+        agent_version=_version(),
+    )
+    servers = (*config.masters, *notebook.notes.masters)
+    async with Client(servers, timeout_s=CALL_S, clock=clock) as telling, Client(servers, timeout_s=CALL_S, clock=clock) as watching:
+        worker = Worker(notebook, runtimes, config.name, clock)
+        masters = Masters(registration, notebook, worker, clock, telling=telling, watching=watching, dice=random.Random())
+        worker.on_reports = masters.news
+
+        def health() -> Health:
+            notes = notebook.notes
+            return Health(
+                node=config.name,
+                node_id=notes.agent_id,
+                incarnation=notes.incarnation,
+                cluster_id=notes.cluster_id,
+                master_heard=masters.heard,
+            )
+
+        try:
+            port = await serve_port(config.host, config.port, health, lambda: tuple(worker.said.values()))
+        except OSError as error:
+            raise StartRefused(f"cannot listen on {config.host}:{config.port}: {error.strerror}; choose another --port") from error
+        code = 0
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(_until_signal())
+                tasks.create_task(masters.tell())
+                tasks.create_task(masters.watch())
+                tasks.create_task(worker.run())
+        except* _Stop:
+            logger.info("stopping; the containers run on")
+            await masters.leave()
+        except* Superseded as group:
+            reasons = "; ".join(str(one) for one in group.exceptions)
+            logger.critical("this agent stops acting, its containers are left as they are: %s", reasons)
+            code = 1
+        finally:
+            port.close()
+            await worker.save()
+            for runtime in runtimes.values():
+                await runtime.close()
+        return code
+
+
+async def _until_signal() -> None:
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()
+    raise _Stop
+
+
+def _version() -> str:
+    try:
+        return metadata.version("kago")
+    except metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,248 @@
+"""How an agent and the control plane hear of each other: registration, heartbeats with reports, and the watch of its pods.
+
+Any master will do, and all of them may be away: then only the wishes stand still. Two clients, so that a watch that leaves a
+master and a heartbeat that leaves one do not push each other about.
+
+A master's view is believed only if it is whole (`synced`), at least as new in index and epoch as any taken over before, and if
+since the listing began a heartbeat was answered under this agent's identity; else a master that was left behind, or one set up
+anew on the same address, could make the agent remove what runs.
+"""
+
+import asyncio
+import logging
+import random
+from contextlib import aclosing
+
+import msgspec
+
+from kago.agent.notes import Notebook
+from kago.agent.report import MAX_REPORTS, unheard
+from kago.agent.worker import Worker
+from kago.client.client import Client
+from kago.client.errors import ClientError, Problem
+from kago.clock import Clock
+from kago.core.model.pod import Pod
+from kago.core.model.report import Heartbeat, PodReport, Registration, WatchEvent
+
+logger = logging.getLogger("kago.agent")
+
+SILENCE_S = 5.0
+"""A watch without a line for this long is left; masters send agents one every 2 s."""
+BEHIND_S = 5.0
+"""A watch whose master lags this far behind what another one said is left."""
+FIRST_HEARTBEAT_S = 1.0
+AGAIN_S = 0.3
+"""After a failed call, which itself took up to 3 s where masters are silent."""
+TAKEOVER_S = 30.0
+"""How long a fresh agent waits for a former one of the same name to be given up by the cluster."""
+LEAVE_S = 2.0
+
+
+class Superseded(Exception):
+    """This agent must not act any more; its containers are left as they are."""
+
+
+class Masters:
+    def __init__(
+        self,
+        registration: Registration,
+        notebook: Notebook,
+        worker: Worker,
+        clock: Clock,
+        *,
+        telling: Client,
+        watching: Client,
+        dice: random.Random,
+    ) -> None:
+        self._registration = registration
+        self._notebook = notebook
+        self._worker = worker
+        self._clock = clock
+        self._telling = telling
+        self._watching = watching
+        self._dice = dice
+        self._acknowledged: dict[str, PodReport] = {}
+        self._news = asyncio.Event()
+        self._heartbeat_s = FIRST_HEARTBEAT_S
+        self._registered = False
+        self._ever_registered = False
+        self._heard = asyncio.Event()
+        """Set by each heartbeat that was answered."""
+        self._resume: int | None = None
+        self._newest = 0
+        self._floor, self._floor_at = 0, clock.monotonic()
+        """A log index known for at least BEHIND_S."""
+        self._lost = ""
+
+    def news(self) -> None:
+        """There is something to report: send it now."""
+        self._news.set()
+
+    @property
+    def heard(self) -> bool:
+        """Whether the last call reached a master."""
+        return self._registered and not self._lost
+
+    # -- telling -----------------------------------------------------------------------------------------------------
+
+    async def tell(self) -> None:
+        """Register and send heartbeats for ever. Superseded when another agent has this node's place."""
+        since = self._clock.monotonic()
+        while True:
+            self._news.clear()
+            pause = AGAIN_S * self._dice.uniform(0.7, 1.3)
+            try:
+                if not self._registered:
+                    await self._register()
+                pause = await self._beat()
+            except Problem as problem:
+                if problem.status == 404:
+                    logger.warning("the cluster does not know this node (any more), registering again")
+                    self._registered = False
+                    self._acknowledged.clear()
+                elif problem.status == 409:
+                    waited = self._clock.monotonic() - since
+                    if self._ever_registered or problem.type == "stale-incarnation" or waited > TAKEOVER_S:
+                        raise Superseded(problem.detail) from problem
+                    pause = 1.0
+                self._note_loss(problem)
+            except ClientError as error:
+                self._note_loss(error)
+            if self._lost:
+                await asyncio.sleep(pause)  # news do not make a master answer
+            elif pause > 0:
+                await self._pause(pause)
+
+    async def leave(self) -> None:
+        """Say that the agent stops on purpose; if nobody hears it the lease will run out all the same."""
+        try:
+            async with asyncio.timeout(LEAVE_S):
+                await self._telling.heartbeat(self._registration.name, self._heartbeat((), leaving=True))
+        except (ClientError, TimeoutError) as error:
+            logger.info("no master took the good-bye: %s", error)
+
+    async def _register(self) -> None:
+        reply = await self._telling.register(self._registration)
+        notes = self._notebook.notes
+        if notes.cluster_id and reply.cluster_id != notes.cluster_id:
+            raise Superseded(
+                f"{self._notebook.data_dir} belongs to cluster {notes.cluster_id}, but the masters are of cluster {reply.cluster_id}; "
+                "give the agent another --data-dir to join that one"
+            )
+        self._notebook.notes = msgspec.structs.replace(notes, cluster_id=reply.cluster_id)
+        self._worker.wake()
+        self._learn(reply.servers, reply.heartbeat_s, reply.index)
+        self._registered = self._ever_registered = True
+        logger.info("registered as node %s of cluster %s", self._registration.name, reply.cluster_id)
+
+    async def _beat(self) -> float:
+        """Returns how long to wait before the next one."""
+        reports = unheard(self._worker.said, self._acknowledged)
+        reply = await self._telling.heartbeat(self._registration.name, self._heartbeat(reports))
+        self._acknowledged.update({report.pod_id: report for report in reports})
+        for pod_id in self._acknowledged.keys() - self._worker.said.keys():
+            del self._acknowledged[pod_id]
+        self._learn(reply.servers, reply.heartbeat_s, reply.index)
+        if self._lost:
+            logger.info("a master answers again")
+            self._lost = ""
+        self._heard.set()
+        return 0.0 if len(reports) == MAX_REPORTS else self._heartbeat_s * self._dice.uniform(0.8, 1.0)
+
+    def _heartbeat(self, reports: tuple[PodReport, ...], *, leaving: bool = False) -> Heartbeat:
+        registration = self._registration
+        return Heartbeat(node_id=registration.id, incarnation=registration.incarnation, pods=reports, leaving=leaving)
+
+    def _learn(self, servers: tuple[str, ...], heartbeat_s: float, index: int) -> None:
+        self._heartbeat_s = heartbeat_s
+        now = self._clock.monotonic()
+        if now - self._floor_at >= BEHIND_S:
+            self._floor, self._floor_at = self._newest, now
+        self._newest = max(self._newest, index)
+        if servers and servers != self._notebook.notes.masters:
+            self._notebook.notes = msgspec.structs.replace(self._notebook.notes, masters=servers)
+            self._telling.learn(servers)
+            self._watching.learn(servers)
+            self._worker.wake()  # it writes the notes
+
+    def _note_loss(self, error: ClientError) -> None:
+        if str(error) != self._lost:
+            logger.warning("heartbeat: %s", error)
+        self._lost = str(error)
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._news.wait(), seconds)
+        except TimeoutError:
+            return
+
+    # -- watching ----------------------------------------------------------------------------------------------------
+
+    async def watch(self) -> None:
+        """Follow this node's pods on one master after the other, for ever."""
+        said = ""
+        while True:
+            try:
+                await self._follow()
+                raise _Behind("the stream ended")
+            except Problem as problem:
+                if problem.status == 410:
+                    self._resume = None  # too much has happened since: begin with a listing
+                error = str(problem)
+            except (ClientError, _Behind, msgspec.MsgspecError) as trouble:
+                error = str(trouble)
+                if not isinstance(trouble, ClientError):
+                    self._watching.leave()
+            if error != said:
+                logger.info("watch of the pods: %s", error)
+                said = error
+            await asyncio.sleep(AGAIN_S * self._dice.uniform(0.3, 1.0))
+
+    async def _follow(self) -> None:
+        """One stream, until it breaks."""
+        params = {"node_name": self._registration.name}
+        view: dict[str, Pod] | None = None
+        if self._resume is None:
+            view = {}
+            params["min_index"] = str(self._notebook.notes.index)
+        else:
+            params["index"] = str(self._resume)
+        self._heard.clear()
+        async with aclosing(self._watching.watch("/pods", params, silence_s=SILENCE_S)) as events:
+            async for event in events:
+                match event.type:
+                    case "put" | "removed":
+                        self._take(event, view)
+                    case "synced" if view is not None:
+                        await self._take_over(view, event)
+                        view = None
+                if view is None:
+                    self._resume = max(self._resume or 0, event.index)
+                    if event.type == "heartbeat" and event.index < self._floor:
+                        raise _Behind(f"this master is at index {event.index}, others were at {self._floor} {BEHIND_S:.0f} s ago")
+
+    def _take(self, event: WatchEvent, view: dict[str, Pod] | None) -> None:
+        pod = msgspec.convert(event.object, Pod)
+        mine = event.type == "put" and pod.node_name == self._registration.name
+        if view is not None:
+            if mine:
+                view[pod.id] = pod
+        elif mine:
+            self._worker.want(pod, index=event.index)
+        else:
+            self._worker.forget(pod.id, index=event.index)
+
+    async def _take_over(self, view: dict[str, Pod], event: WatchEvent) -> None:
+        notes = self._notebook.notes
+        if event.index < notes.index or event.epoch < notes.epoch:
+            raise _Behind(f"this master's view is {event.index} (epoch {event.epoch}), one seen before was {notes.index} ({notes.epoch})")
+        try:
+            async with asyncio.timeout(SILENCE_S):
+                await self._heard.wait()
+        except TimeoutError:
+            raise _Behind("it lists pods, but no heartbeat is answered") from None
+        self._worker.take_over(view, index=event.index, epoch=event.epoch)
+
+
+class _Behind(Exception):
+    """Another master is the better one to watch."""

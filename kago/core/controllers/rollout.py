@@ -1,0 +1,120 @@
+"""One deployment's pods, from what they are to what is wanted: more, fewer, or of a newer revision.
+
+A pure function of the tables, so that a new leader goes on where the old one stopped. A pod is available when it is ready, one of the
+newest revision only after it was so for `min_ready_s`. Two laws hold over every step: never more live pods than replicas + max_surge,
+and no pod is stopped whose end would leave fewer available than replicas - max_unavailable. Older revisions are all alike: a rollout
+that is turned round half-way is simply another rollout.
+"""
+
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from kago.core.model.deployment import Deployment
+from kago.core.model.pod import Pod
+from kago.core.state.commands import MAX_PODS_PER_COMMAND, CreatePods, StopPods
+from kago.core.state.tables import Tables
+
+MAX_CLOCK_SKEW_S = 60.0
+"""A pod that became ready further in the future than this was stamped by a wrong clock, and counts as ready for long."""
+
+
+class Rollout(Struct, frozen=True):
+    commands: tuple[CreatePods | StopPods, ...] = ()
+    wait_s: float | None = None
+    """In how many seconds to look again although nothing changes: a pod is then ready for long enough."""
+
+
+def roll_out(tables: Tables, deployment: Deployment, *, now: float) -> Rollout:
+    """The next step for this deployment; none when it is as wanted or has to wait. `now` in seconds since the epoch."""
+    if deployment.total_replicas == deployment.updated_replicas == deployment.replicas:
+        return Rollout()
+    live = [pod for pod in tables.pods_of_deployment(deployment.name) if pod.live]
+    step = _Step(deployment, live, now)
+    stopped = step.stops()
+    commands: tuple[CreatePods | StopPods, ...] = (*_creates(tables, deployment, len(live), step.missing()), *_stops(tables, deployment, stopped))
+    waits = [left for pod in live if pod.ready and (left := _left_s(pod, deployment, now)) > 0]
+    return Rollout(commands, min(waits, default=None) if step.rolling else None)
+
+
+class _Step:
+    """The sums of one step. Stops take from `new`, `old` and with them from what later stops may take."""
+
+    def __init__(self, deployment: Deployment, live: list[Pod], now: float) -> None:
+        rolling = deployment.rolling_update
+        self._replicas = deployment.replicas
+        self._most = deployment.replicas + rolling.max_surge
+        self._least = max(deployment.replicas - rolling.max_unavailable, 0)
+        order = sorted(live, key=_expendable)
+        self._available = {pod.id for pod in live if pod.ready and _left_s(pod, deployment, now) <= 0}
+        self._new = [pod for pod in order if pod.revision == deployment.revision]
+        self._old = [pod for pod in order if pod.revision != deployment.revision]
+        self._total, self._count_new = len(live), len(self._new)
+        self.rolling = bool(self._old)
+
+    def missing(self) -> int:
+        """How many pods of the newest revision to make now. What this step stops makes room only for the next one."""
+        return max(0, min(self._replicas - self._count_new, self._most - self._total))
+
+    def stops(self) -> list[Pod]:
+        """The pods to stop now, the least useful first."""
+        new_down, new_up = self._split(self._new)
+        old_down, old_up = self._split(self._old)
+        surplus = max(0, len(self._new) - self._replicas)
+        total, spare = self._total, len(self._available) - self._least
+
+        # Those without a node never ran and do not run now; nothing is lost with them.
+        unbound = [pod for pod in old_down if pod.node_name is None]
+        chosen = unbound + new_down[:surplus]
+        old_down, new_down = old_down[len(unbound) :], new_down[surplus:]
+        surplus = max(0, len(new_up) + len(new_down) - self._replicas)
+        total -= len(chosen)
+
+        # An older pod that is down may come up again: keep as many as could still be needed should the new ones never do.
+        down = old_down[: max(total - self._least - len(new_down), total - self._most, 0)]
+        total -= len(down)
+
+        up = (new_up[:surplus] + old_up)[: max(spare, 0)]
+        total -= len(up)
+
+        # Limits made tighter half-way: then new ones that are not up go too.
+        return chosen + down + up + new_down[: max(total - self._most, 0)]
+
+    def _split(self, pods: list[Pod]) -> tuple[list[Pod], list[Pod]]:
+        down = [pod for pod in pods if pod.id not in self._available]
+        return down, [pod for pod in pods if pod.id in self._available]
+
+
+def _expendable(pod: Pod) -> tuple[bool, bool, int, float, str]:
+    """Sorts first what is missed least: without a node, not ready, of the oldest revision, the youngest."""
+    return pod.node_name is not None, pod.ready, pod.revision, -pod.created_at, pod.name
+
+
+def _left_s(pod: Pod, deployment: Deployment, now: float) -> float:
+    """Seconds until this ready pod counts as available; 0 or less: it does."""
+    if pod.revision != deployment.revision or pod.ready_at is None or pod.ready_at > now + MAX_CLOCK_SKEW_S:
+        return 0.0
+    return pod.ready_at + deployment.rolling_update.min_ready_s - now
+
+
+def _creates(tables: Tables, deployment: Deployment, total: int, missing: int) -> Iterable[CreatePods]:
+    for done in range(0, missing, MAX_PODS_PER_COMMAND):
+        yield CreatePods(
+            epoch=tables.cluster.epoch,
+            deployment_name=deployment.name,
+            revision=deployment.revision,
+            total_replicas=total + done,
+            count=min(MAX_PODS_PER_COMMAND, missing - done),
+        )
+
+
+def _stops(tables: Tables, deployment: Deployment, pods: list[Pod]) -> Iterable[StopPods]:
+    surplus = [pod for pod in pods if pod.revision == deployment.revision]
+    replaced = [pod for pod in pods if pod.revision != deployment.revision]
+    for reason, message, chosen in (
+        ("ScaledDown", f"deployment {deployment.name} wants {deployment.replicas} pods", surplus),
+        ("Replaced", f"revision {deployment.revision} takes over", replaced),
+    ):
+        for done in range(0, len(chosen), MAX_PODS_PER_COMMAND):
+            ids = tuple(pod.id for pod in chosen[done : done + MAX_PODS_PER_COMMAND])
+            yield StopPods(epoch=tables.cluster.epoch, ids=ids, reason=reason, message=message)

@@ -1,0 +1,139 @@
+"""The leader's round: what changed since the last one, taken through the controllers and then the scheduler, as commands to submit.
+
+A round costs what changed. A key stays marked until a round finds nothing to do for it, so that a command that was lost, refused or
+cut off by a limit is decided again on what the tables say then.
+"""
+
+from collections.abc import Iterable
+from itertools import islice
+
+from msgspec import Struct
+
+from kago.core.controllers.cleanup import forget_nodes, remove_finished
+from kago.core.controllers.eviction import Liveness, mark_nodes
+from kago.core.controllers.rollout import roll_out
+from kago.core.model.deployment import Deployment, Strategy
+from kago.core.model.node import Node, NodeStatus
+from kago.core.model.pod import Pod, PodStatus
+from kago.core.scheduler.plan import Plan, Scheduler
+from kago.core.state.changes import Change, Put
+from kago.core.state.commands import MAX_PODS_PER_COMMAND, AnyCommand, AssignPods, ExplainPods
+from kago.core.state.tables import Tables
+
+MAX_COMMANDS_PER_ROUND = 20
+SCHEDULER_SHARE = 8
+"""Commands of a round that the controllers leave to the scheduler."""
+
+
+class Round(Struct, frozen=True):
+    commands: tuple[AnyCommand, ...] = ()
+    """To be submitted in this order; when they are applied, the next round is due at once."""
+    wake_at: float | None = None
+    """When the next round is due though nothing changes (monotonic seconds)."""
+
+
+class Reconciler:
+    """Keeps what changed between rounds. Only a leader's is asked for rounds; after gaining leadership it is reset first."""
+
+    def __init__(self, *, strategy: Strategy, node_gc_s: float = 24 * 3600.0) -> None:
+        self._node_gc_s = node_gc_s
+        self._scheduler = Scheduler(strategy)
+        self._tables: Tables | None = None
+        self._forget()
+
+    def reset(self, tables: Tables) -> None:
+        """Everything may have changed: after a restore, and on gaining leadership. `tables` are read by `observe` from now on."""
+        self._forget()
+        self._tables = tables
+        self._scheduler.reset(tables)
+        self._deployments.update(dict.fromkeys(tables.deployments))
+        for node in tables.nodes.values():
+            self._observe_node(node)
+        for pod in tables.pods.values():
+            self._observe_pod(pod)
+
+    def observe(self, changes: Iterable[Change]) -> None:
+        """Mark what these changes touch. Called after each entry, with the tables already changed; nothing before the first reset."""
+        if self._tables is None:
+            return
+        for change in changes:
+            self._scheduler.observe(change, self._tables)
+            thing = change.after if isinstance(change, Put) else change.before
+            if isinstance(thing, Pod):
+                self._deployments[thing.deployment_name] = None
+                self._observe_pod(thing)
+            elif isinstance(thing, Deployment):
+                self._deployments[thing.name] = None
+            elif isinstance(thing, Node):
+                self._observe_node(thing)
+
+    def round(self, tables: Tables, liveness: Liveness, *, now: float, monotonic: float) -> Round:
+        """The commands that are due, bounded in number, and when to ask again."""
+        waits: list[float | None] = []
+        commands: list[AnyCommand] = [*mark_nodes(tables, liveness)]
+        del commands[MAX_COMMANDS_PER_ROUND - SCHEDULER_SHARE :]
+        self._roll_out(tables, commands, waits, now=now)
+        self._clean_up(tables, commands, waits, now=now)
+        left = MAX_COMMANDS_PER_ROUND - len(commands)
+        plan = self._scheduler.plan(
+            tables, monotonic=monotonic, max_assignments=left * MAX_PODS_PER_COMMAND, max_unplaced=left * MAX_PODS_PER_COMMAND
+        )
+        commands += _placements(tables, plan)
+        if commands or plan.cut:
+            del commands[MAX_COMMANDS_PER_ROUND:]
+            return Round(tuple(commands), monotonic)
+        due = [monotonic + wait for wait in waits if wait is not None]
+        due += [at for at in (plan.again_at, liveness.next_expiry) if at is not None]
+        return Round((), min(due, default=None))
+
+    def _forget(self) -> None:
+        self._deployments: dict[str, None] = {}
+        self._unknown_nodes: dict[str, None] = {}
+        self._finished_pods: dict[str, None] = {}
+
+    def _observe_node(self, node: Node) -> None:
+        if node.status is NodeStatus.UNKNOWN:
+            self._unknown_nodes[node.name] = None
+        else:
+            self._unknown_nodes.pop(node.name, None)
+
+    def _observe_pod(self, pod: Pod) -> None:
+        if pod.status is PodStatus.SUCCEEDED or pod.status is PodStatus.FAILED:
+            self._finished_pods[pod.id] = None
+
+    def _roll_out(self, tables: Tables, commands: list[AnyCommand], waits: list[float | None], *, now: float) -> None:
+        most = MAX_COMMANDS_PER_ROUND - SCHEDULER_SHARE
+        for name in list(self._deployments):
+            if len(commands) >= most:
+                return
+            del self._deployments[name]
+            deployment = tables.deployments.get(name)
+            if deployment is None:
+                continue
+            step = roll_out(tables, deployment, now=now)
+            commands += step.commands[: most - len(commands)]
+            waits.append(step.wait_s)
+            if step.commands or step.wait_s is not None:
+                # Behind the others, so that a busy one keeps nobody waiting.
+                self._deployments[name] = None
+
+    def _clean_up(self, tables: Tables, commands: list[AnyCommand], waits: list[float | None], *, now: float) -> None:
+        most = MAX_COMMANDS_PER_ROUND - SCHEDULER_SHARE
+        self._unknown_nodes = {name: None for name in self._unknown_nodes if name in tables.nodes}
+        self._finished_pods = {id: None for id in self._finished_pods if id in tables.pods}
+        deletions, next_node_s = forget_nodes(tables, self._unknown_nodes, now=now, node_gc_s=self._node_gc_s)
+        removals, next_pod_s = remove_finished(tables, self._finished_pods, now=now)
+        commands += deletions[: max(most - len(commands), 0)]
+        commands += removals[: max(most - len(commands), 0)]
+        waits += [next_node_s, next_pod_s]
+
+
+def _placements(tables: Tables, plan: Plan) -> list[AnyCommand]:
+    epoch = tables.cluster.epoch
+    assignments, unplaced = iter(plan.assignments), iter(plan.unplaced)
+    commands: list[AnyCommand] = []
+    while bound := tuple(islice(assignments, MAX_PODS_PER_COMMAND)):
+        commands.append(AssignPods(epoch=epoch, assignments=bound))
+    while told := tuple(islice(unplaced, MAX_PODS_PER_COMMAND)):
+        commands.append(ExplainPods(epoch=epoch, pods=told))
+    return commands

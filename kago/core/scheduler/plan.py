@@ -1,0 +1,213 @@
+"""One round's placement of pods on nodes, as a value: what is bound where, and why the rest is not.
+
+First come, first served: pods are placed in the order of their making, then of their names. A pod that fits nowhere waits with all of
+its shape and is looked at again only once some node can take more than it could.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from msgspec import Struct
+
+from kago.core.model.deployment import Strategy
+from kago.core.model.node import Node
+from kago.core.model.pod import Pod
+from kago.core.scheduler.capacity import Capacity
+from kago.core.scheduler.filters import UNSCHEDULABLE, Shape, explain, shape_of
+from kago.core.state.changes import Change, Put
+from kago.core.state.commands import Assignment, Unplaced
+from kago.core.state.tables import Tables
+
+REWORD_S = 10.0
+"""A waiting pod's reason is brought up to date this often at most…"""
+REWORDED_PER_S = 100
+"""…and less often where that many pods share it."""
+
+
+class Plan(Struct, frozen=True):
+    assignments: tuple[Assignment, ...] = ()
+    unplaced: tuple[Unplaced, ...] = ()
+    again_at: float | None = None
+    """When to plan again though nothing changes (monotonic seconds)."""
+    cut: bool = False
+    """Limits left something undone that could be done now."""
+
+
+class Waiting:
+    """Pods of one shape that no node takes, in the order they came, and what they were told."""
+
+    __slots__ = ("ids", "message", "stale", "untold", "worded_at")
+
+    def __init__(self, message: str, worded_at: float) -> None:
+        self.ids: dict[str, None] = {}
+        self.untold: dict[str, None] = {}
+        self.message = message
+        self.worded_at = worded_at
+        self.stale = False
+        """Nodes have changed since the message was worded."""
+
+    def rewordable_at(self) -> float:
+        return self.worded_at + max(REWORD_S, len(self.ids) / REWORDED_PER_S)
+
+
+class Scheduler:
+    """Plans over the tables; keeps the free capacity and the waiting pods between plans."""
+
+    def __init__(self, strategy: Strategy) -> None:
+        self._strategy = strategy
+        self._reset()
+
+    def _reset(self) -> None:
+        self._capacity = Capacity()
+        self._changed_nodes: dict[str, None] = {}
+        self._reserved: list[tuple[str, str]] = []
+        self._fresh: dict[str, None] = {}
+        self._planned: list[str] = []
+        self._waiting: dict[Shape, Waiting] = {}
+        self._shapes: dict[str, Shape] = {}
+
+    def reset(self, tables: Tables) -> None:
+        """Know only what the tables say: after a restore and on gaining leadership."""
+        self._reset()
+        self._changed_nodes.update(dict.fromkeys(tables.nodes))
+        self._fresh.update(tables.unplaced_ids)
+        for pod in tables.pods.values():
+            if pod.node_name is not None:
+                self._capacity.hold(pod.node_name, pod.deployment_name, 1)
+
+    def observe(self, change: Change, tables: Tables) -> None:
+        """Take note of a change; `tables` are those after it."""
+        before, after = change.before, change.after if isinstance(change, Put) else None
+        thing = after or before
+        if isinstance(thing, Node):
+            self._changed_nodes[thing.name] = None
+        elif isinstance(thing, Pod):
+            self._observe_pod(before if isinstance(before, Pod) else None, after if isinstance(after, Pod) else None)
+        elif getattr(before, "scheduler", None) != getattr(after, "scheduler", None):
+            # Another strategy is another shape: its waiting pods queue anew.
+            for pod in tables.pods_of_deployment(getattr(thing, "name", "")):
+                if pod.id in self._shapes:
+                    self._forget(pod.id)
+                    self._fresh[pod.id] = None
+
+    def plan(self, tables: Tables, *, monotonic: float, max_assignments: int, max_unplaced: int) -> Plan:
+        """Place what can be placed. The next plan takes back whatever of it was not applied by then."""
+        self._settle(tables)
+        assignments: list[Assignment] = []
+        cut = self._retry(tables, assignments, max_assignments)
+        for pod in sorted(_pods(self._fresh, tables), key=lambda pod: (pod.created_at, pod.name)):
+            if len(assignments) >= max_assignments:
+                cut = True
+                break
+            del self._fresh[pod.id]
+            self._place(pod, self._shape(pod, tables), assignments, monotonic)
+        unplaced, again_at, untold = self._explain(tables, monotonic, max_unplaced)
+        return Plan(tuple(assignments), tuple(unplaced), again_at, cut or untold)
+
+    def _observe_pod(self, before: Pod | None, after: Pod | None) -> None:
+        for pod, count in ((before, -1), (after, 1)):
+            if pod is not None and pod.node_name is not None:
+                self._capacity.hold(pod.node_name, pod.deployment_name, count)
+        if after is None or not after.live or after.node_name is not None:
+            for pod in (before, after):
+                if pod is not None:
+                    self._forget(pod.id)
+                    self._fresh.pop(pod.id, None)
+        elif before is None:
+            self._fresh[after.id] = None
+
+    def _settle(self, tables: Tables) -> None:
+        """Make the free capacity what the tables say, and queue again the pods of the last plan that it did not bind."""
+        capacity = self._capacity
+        for node_name, deployment_name in self._reserved:
+            capacity.hold(node_name, deployment_name, -1)
+            self._changed_nodes[node_name] = None
+        for name in self._changed_nodes:
+            capacity.put(name, tables.nodes.get(name))
+        if self._changed_nodes:
+            for waiting in self._waiting.values():
+                waiting.stale = True
+        self._changed_nodes.clear()
+        self._reserved.clear()
+        self._fresh.update((id, None) for id in self._planned if id in tables.unplaced_ids)
+        self._planned.clear()
+        capacity.begin()
+
+    def _retry(self, tables: Tables, assignments: list[Assignment], most: int) -> bool:
+        """Place waiting pods where a node has grown; whether `most` stopped it."""
+        if not self._capacity.grown:
+            return False
+        for shape, waiting in list(self._waiting.items()):
+            for pod in _pods(waiting.ids, tables):
+                if len(assignments) >= most:
+                    return True
+                if not self._bind(pod, shape, assignments):
+                    break
+                self._forget(pod.id)
+        self._capacity.grown = False
+        return False
+
+    def _place(self, pod: Pod, shape: Shape, assignments: list[Assignment], monotonic: float) -> None:
+        # Capacity only shrinks while planning: where one pod of a shape did not fit, no later one does.
+        waiting = self._waiting.get(shape)
+        if waiting is None:
+            if self._bind(pod, shape, assignments):
+                return
+            waiting = self._waiting[shape] = Waiting(explain(self._capacity.by_name(), shape), monotonic)
+        waiting.ids[pod.id] = None
+        waiting.untold[pod.id] = None
+        self._shapes[pod.id] = shape
+
+    def _bind(self, pod: Pod, shape: Shape, assignments: list[Assignment]) -> bool:
+        deployment_name = pod.deployment_name
+        name = self._capacity.ranking(shape).best(deployment_name)
+        if name is None:
+            return False
+        self._capacity.reserve(name, shape)
+        self._capacity.hold(name, deployment_name, 1)
+        self._reserved.append((name, deployment_name))
+        self._planned.append(pod.id)
+        assignments.append(Assignment(pod_id=pod.id, node_name=name))
+        return True
+
+    def _explain(self, tables: Tables, monotonic: float, most: int) -> tuple[list[Unplaced], float | None, bool]:
+        """What waiting pods are to be told, when a message is due to be worded anew, and whether `most` left some untold."""
+        told: list[Unplaced] = []
+        again_at: float | None = None
+        for shape, waiting in self._waiting.items():
+            if waiting.stale and waiting.rewordable_at() <= monotonic:
+                message = explain(self._capacity.by_name(), shape)
+                if message != waiting.message:
+                    waiting.untold.update(waiting.ids)
+                waiting.message, waiting.worded_at, waiting.stale = message, monotonic, False
+            if waiting.stale:
+                again_at = min(again_at or waiting.rewordable_at(), waiting.rewordable_at())
+            for pod in list(_pods(waiting.untold, tables)):
+                if pod.message == waiting.message and pod.reason == UNSCHEDULABLE:
+                    del waiting.untold[pod.id]
+                elif len(told) >= most:
+                    return told, again_at, True
+                else:
+                    told.append(Unplaced(pod_id=pod.id, reason=UNSCHEDULABLE, message=waiting.message))
+        return told, again_at, False
+
+    def _shape(self, pod: Pod, tables: Tables) -> Shape:
+        deployment = tables.deployments.get(pod.deployment_name)
+        return shape_of(pod, (deployment.scheduler if deployment else None) or self._strategy)
+
+    def _forget(self, id: str) -> None:
+        shape = self._shapes.pop(id, None)
+        if shape is None:
+            return
+        waiting = self._waiting[shape]
+        waiting.ids.pop(id, None)
+        waiting.untold.pop(id, None)
+        if not waiting.ids:
+            del self._waiting[shape]
+
+
+def _pods(ids: Iterable[str], tables: Tables) -> Iterator[Pod]:
+    """Those of them that still want a node. `ids` may change meanwhile."""
+    for id in list(ids):
+        pod = tables.pods.get(id)
+        if pod is not None and id in tables.unplaced_ids:
+            yield pod

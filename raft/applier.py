@@ -1,0 +1,52 @@
+"""From committed entries to the state machine, each proposal once; and the whole of that state as a snapshot.
+
+The count of applied proposals and the table of replies belong to the replicated state: they are in each snapshot, before the machine's own bytes.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from raft.contract import StateMachine
+from raft.errors import OutcomeUnknown
+from raft.messages import decode_batch
+from raft.proposals import Proposals
+from raft.replies import Replies, encode
+
+
+class Applier:
+    """Drives the state machine of one replica."""
+
+    def __init__(self, machine: StateMachine, replies: Replies, proposals: Proposals, *, dedupe: bool) -> None:
+        self._machine = machine
+        self._replies = replies
+        self._proposals = proposals
+        self._dedupe = dedupe
+
+    def apply(self, payload: bytes) -> None:
+        """Apply the proposals of one committed entry."""
+        replies, proposals = self._replies, self._proposals
+        for request_id, entry, seen in decode_batch(payload).proposals:
+            reply = replies.find(request_id) if self._dedupe else None
+            if reply is None:
+                if self._dedupe and seen < replies.forgotten:
+                    proposals.applied(request_id, OutcomeUnknown("it came so late that nobody can tell whether it was applied before"))
+                    continue
+                replies.applied += 1
+                reply = replies.record(request_id, self._machine.apply(replies.applied, entry))
+            proposals.applied(request_id, reply)
+
+    def capture(self) -> Callable[[], Iterator[bytes]]:
+        """The state as it is now; the returned function encodes it, on another thread."""
+        replies, state = self._replies.capture(), self._machine.snapshot()
+
+        def chunks() -> Iterator[bytes]:
+            yield from encode(replies)
+            yield from state()
+
+        return chunks
+
+    def restore(self, chunks: Iterable[bytes]) -> None:
+        """Replace the state by a snapshot's."""
+        rest = iter(chunks)
+        self._replies.restore(rest)
+        self._machine.restore(self._replies.applied, rest)
+        self._proposals.restored()

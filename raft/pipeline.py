@@ -1,0 +1,238 @@
+"""The leader's side of replication: what each peer has been sent, has confirmed, and may be sent next.
+
+PySyncObj sends until it is through, whatever the peer can take, and lets any answer pull it back. Here a window bounds what is on its
+way to a peer, answers are matched to questions by sequence number and term, and only the first complaint about a gap rewinds.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from raft.contract import RaftConfig
+from raft.engine import Engine
+from raft.messages import MAX_APPEND_BYTES, Ack, AppendEntries, Heartbeat, LogEntry, Message, SnapshotChunk
+
+WINDOW_BYTES = 4 * 1024 * 1024
+"""Bytes on their way to one peer before the next batch waits for an answer; a slow peer holds no memory beyond it."""
+NEVER = float("-inf")
+
+
+class Transmission(Protocol):
+    """What the guard needs of the snapshot serializer."""
+
+    def getTransmissionData(self, transmissionID: Any) -> Any: ...
+    def cancelTransmisstion(self, transmissionID: Any) -> None: ...
+    def transmission_index(self, transmissionID: Any) -> int: ...
+
+
+class Peer:
+    """What the leader remembers of one peer's conversation."""
+
+    __slots__ = (
+        "acked_seq",
+        "blocked",
+        "connected",
+        "heard_at",
+        "in_flight",
+        "in_flight_bytes",
+        "learner",
+        "out_seq",
+        "rewind_seq",
+        "snapshot_offset",
+    )
+
+    def __init__(self) -> None:
+        self.out_seq = 0
+        self.rewind_seq = 0
+        """Answers to messages up to this one know nothing of the last rewind (H6)."""
+        self.acked_seq = 0
+        self.heard_at = NEVER
+        self.connected = False
+        self.learner = False
+        self.blocked = False
+        """The window was full when there was more to send."""
+        self.snapshot_offset = 0
+        self.in_flight: deque[tuple[int, int]] = deque()
+        self.in_flight_bytes = 0
+
+    def sent(self, size: int) -> None:
+        self.in_flight.append((self.out_seq, size))
+        self.in_flight_bytes += size
+
+    def answered(self, seq: int) -> None:
+        while self.in_flight and self.in_flight[0][0] <= seq:
+            self.in_flight_bytes -= self.in_flight.popleft()[1]
+
+    def forget_flight(self) -> None:
+        self.in_flight.clear()
+        self.in_flight_bytes = 0
+
+
+class Pipeline:
+    """Conversations with all peers of one replica."""
+
+    def __init__(self, config: RaftConfig, emit: Callable[[str, Message], None]) -> None:
+        self.config = config
+        self.emit = emit
+        self.peers = {member: Peer() for member in sorted(config.members) if member != config.me}
+        self._sent = (0, 0, 0)
+        self._unblocked: set[str] = set()
+        self.engine: Engine
+        self.transmission: Transmission
+
+    def attach(self, engine: Engine, transmission: Transmission) -> None:
+        self.engine = engine
+        self.transmission = transmission
+
+    # -- the wire's news -------------------------------------------------------------------------------------------
+
+    def connected(self, peer: str) -> None:
+        state = self.peers[peer]
+        state.connected = True
+        state.forget_flight()
+        self.transmission.cancelTransmisstion(peer)
+        self.engine.set_connected(peer, True)
+
+    def disconnected(self, peer: str) -> None:
+        state = self.peers[peer]
+        state.connected = False
+        state.forget_flight()
+        self.transmission.cancelTransmisstion(peer)
+        self.engine.set_connected(peer, False)
+
+    def forget(self, peer: str) -> None:
+        """The peer came back without its disk."""
+        self.peers[peer].acked_seq = 0
+        self.engine.forget_match(peer)
+
+    # -- outgoing: the log -----------------------------------------------------------------------------------------
+
+    def has_news(self) -> bool:
+        """The log grew, the commit index moved, or the leader is new: worth a message at once instead of at the next heartbeat."""
+        return (self.engine.last_index, self.engine.commit_index, self.engine.term) != self._sent
+
+    def send_log(self) -> None:
+        self._sent = (self.engine.last_index, self.engine.commit_index, self.engine.term)
+        for peer, state in self.peers.items():
+            if state.connected:
+                self._send_to(peer, state)
+            else:
+                self.transmission.cancelTransmisstion(peer)
+
+    def send_unblocked(self) -> None:
+        """Go on with the peers whose window opened."""
+        unblocked, self._unblocked = self._unblocked, set()
+        if self.engine.is_leader:
+            for peer in sorted(unblocked):
+                if self.peers[peer].connected:
+                    self._send_to(peer, self.peers[peer])
+
+    def _send_to(self, peer: str, state: Peer) -> None:
+        engine = self.engine
+        first, last = engine.first_index, engine.last_index
+        index = min(engine.next_index(peer), last + 1)
+        if index <= first:
+            self._send_snapshot(peer, state)
+            return
+        if state.snapshot_offset:
+            state.snapshot_offset = 0
+            self.transmission.cancelTransmisstion(peer)
+        silent = True
+        while silent or index <= last:
+            entries: list[LogEntry] = []
+            if index <= last:
+                if state.in_flight_bytes < WINDOW_BYTES:
+                    entries = engine.entries_from(index, MAX_APPEND_BYTES)
+                else:
+                    state.blocked = True
+                    if not silent:
+                        break
+            state.out_seq += 1
+            self.emit(
+                peer,
+                AppendEntries(
+                    term=engine.term,
+                    seq=state.out_seq,
+                    commit=engine.commit_index,
+                    prev_index=index - 1,
+                    prev_term=engine.term_at(index - 1),
+                    entries=entries,
+                ),
+            )
+            silent = False
+            if not entries:
+                break
+            state.sent(sum(len(entry[0]) for entry in entries))
+            index = entries[-1][1] + 1
+        engine.set_next_index(peer, index)
+
+    def _send_snapshot(self, peer: str, state: Peer) -> None:
+        silent = True
+        while True:
+            if state.in_flight_bytes >= WINDOW_BYTES:
+                state.blocked = True
+                break
+            chunk = self.transmission.getTransmissionData(peer)
+            if not chunk:
+                break
+            data, first, last = chunk
+            state.out_seq += 1
+            index = self.transmission.transmission_index(peer)
+            if first:
+                state.snapshot_offset = 0
+            self.emit(
+                peer,
+                SnapshotChunk(
+                    term=self.engine.term,
+                    seq=state.out_seq,
+                    snapshot_index=index,
+                    offset=state.snapshot_offset,
+                    data=data,
+                    first=first,
+                    last=last,
+                ),
+            )
+            state.sent(len(data) + 64)
+            state.snapshot_offset += len(data)
+            silent = False
+            if last:
+                state.snapshot_offset = 0
+                self.engine.set_next_index(peer, index + 1)
+                break
+        if silent:
+            state.out_seq += 1
+            self.emit(peer, Heartbeat(term=self.engine.term, seq=state.out_seq))
+
+    def on_ack(self, peer: str, message: Ack) -> None:
+        engine = self.engine
+        if not engine.is_leader or (message.term != engine.term and self._on("term")):
+            return
+        state = self.peers[peer]
+        state.answered(message.seq)
+        if state.blocked and state.in_flight_bytes < WINDOW_BYTES:
+            state.blocked = False
+            self._unblocked.add(peer)
+        next_index = min(message.next_index, engine.last_index + 1)
+        reset, success, before = message.reset, message.success, engine.next_index(peer)
+        state.learner = message.learner
+        if message.learner:
+            engine.forget_match(peer)
+        elif message.seq > state.acked_seq:
+            state.acked_seq = message.seq
+        if reset and self._on("rewind"):
+            if message.seq <= state.rewind_seq:
+                reset = False
+            else:
+                state.rewind_seq = state.out_seq
+                next_index = max(next_index, engine.match_index(peer) + 1)
+                state.forget_flight()
+                self._unblocked.add(peer)
+        engine.deliver(
+            peer, {"type": "next_node_idx", "reset": reset, "next_node_idx": next_index, "success": success and not message.learner}
+        )
+        if success and not reset and (self._on("rewind") or message.learner):
+            # An answer must not pull the pipeline back: what follows is already on its way.
+            engine.set_next_index(peer, max(before, next_index))
+
+    def _on(self, repair: str) -> bool:
+        return repair not in self.config.ablate

@@ -1,0 +1,324 @@
+"""The wire between members on asyncio: length-framed, bounded, introduced by a handshake, encrypted where contexts are given.
+
+Both sides dial; of two connections between a pair the one dialled by the lower id stays. A frame's length is checked before it is read, nothing but
+a short hello is taken from a stranger, and rubbish costs its sender the connection and us one line in the log. Names are resolved anew for each
+dial, by the event loop's resolver threads.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import socket
+import ssl
+import struct
+from random import Random
+
+from raft.contract import Clock, WireEvents
+from raft.errors import StartRefused
+from raft.messages import MAX_FRAME_BYTES
+
+_logger = logging.getLogger(__name__)
+_HEADER = struct.Struct(">I")
+_MAX_HELLO_BYTES = 4096
+_MAX_STRANGERS = 64
+_HANDSHAKE_S = 3.0
+_DIAL_S = 2.0
+_SILENCE_S = 3.0
+_STALE_S = 1.5
+_WATCH_S = 0.5
+_SEND_QUEUE_BYTES = 16 * 1024 * 1024
+_HELLO, _REFUSED = b"H", b"R"
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """`host:port` or `[v6]:port`; StartRefused if it is neither."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise StartRefused(f"{address!r} is not host:port")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def refuse_open_port(address: str, *, insecure: bool, encrypted: bool) -> None:
+    """Without TLS whoever reaches the port is believed to be a member: that must be asked for by name."""
+    host, _ = split_address(address)
+    if insecure or encrypted or host == "localhost":
+        return
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(host).is_loopback:
+            return
+    raise StartRefused(
+        f"{address} is reachable from other machines, and members neither encrypt nor prove who they are: anybody who reaches "
+        "this port could take part in the cluster. Give certificates, use a loopback address, or start with --insecure on a "
+        "network where every machine is trusted"
+    )
+
+
+class _Link(asyncio.Protocol):
+    """One connection; `peer` is known from the start where we dialled, else from the hello."""
+
+    def __init__(self, wire: "AsyncioWire", dialled: str | None) -> None:
+        self.wire = wire
+        self.peer = dialled
+        self.dialled = dialled is not None
+        self.open = False
+        self.closing = False
+        self.heard_at = wire.clock.monotonic()
+        self.address = dialled or "?"
+        self.transport: asyncio.Transport | None = None
+        self.ended = asyncio.get_running_loop().create_future()
+        self._buffer = bytearray()
+        self._timeout: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not self.dialled:
+            self.address = str(transport.get_extra_info("peername"))
+        if not self.wire.admit(self):
+            self.close()
+            return
+        self._timeout = asyncio.get_running_loop().call_later(_HANDSHAKE_S, self._hello_overdue)
+        if self.peer is not None:
+            self.write(_HELLO + self.wire.events.introduce(self.peer))
+
+    def _hello_overdue(self) -> None:
+        if not self.open:
+            self.close()
+
+    def write(self, frame: bytes) -> None:
+        if self.transport is not None:
+            self.transport.write(_HEADER.pack(len(frame)) + frame)
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = self.wire.clock.monotonic()
+        buffer = self._buffer
+        buffer += data
+        at, end = 0, len(buffer)
+        while end - at >= 4 and not self.closing:
+            (length,) = _HEADER.unpack_from(buffer, at)
+            if length > (MAX_FRAME_BYTES if self.open else _MAX_HELLO_BYTES):
+                _logger.warning(
+                    "closing the connection with %s: %s",
+                    self.address,
+                    f"a frame of {length} bytes" if self.open else "it does not speak our protocol",
+                )
+                self.close()
+                return
+            if end - at - 4 < length:
+                break
+            frame = bytes(memoryview(buffer)[at + 4 : at + 4 + length])
+            at += 4 + length
+            if self.open and self.peer is not None:
+                self.wire.events.received(self.peer, frame)
+            else:
+                self._shake_hands(frame)
+        if not self.closing:
+            del buffer[:at]
+
+    def _shake_hands(self, frame: bytes) -> None:
+        events = self.wire.events
+        if frame[:1] == _REFUSED and self.dialled and self.peer is not None:
+            peer = self.peer
+            self.close()
+            events.handshake_refused(peer, frame[1:].decode(errors="replace")[:1000])
+            return
+        try:
+            if frame[:1] != _HELLO:
+                raise ValueError("it does not speak our protocol")
+            named = events.welcome(frame[1:])
+            if self.dialled and named != self.peer:
+                raise ValueError(f"it is {named}")
+        except ValueError as error:
+            # It is we who refuse: that says nothing against us, so only the peer, when it dials, is told.
+            _logger.warning("turning away %s: %s", self.address, error)
+            if not self.dialled:
+                self.write(_REFUSED + str(error).encode())
+            self.close()
+            return
+        self.peer = named
+        if not self.dialled:
+            self.write(_HELLO + events.introduce(named))
+        self.open = True
+        self.wire.opened(self, named)
+
+    def close(self) -> None:
+        """Our own doing, so nothing to learn from it about the peer."""
+        self.closing = True
+        if self.transport is not None:
+            self.transport.close()
+
+    def abort(self) -> None:
+        self.closing = True
+        if self.transport is not None:
+            self.transport.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._timeout is not None:
+            self._timeout.cancel()
+        by_peer = not self.closing and (error is None or isinstance(error, ConnectionError))
+        self.closing = True
+        self.wire.ended(self, by_peer=by_peer)
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+
+class AsyncioWire:
+    """`contract.Wire` on the running event loop."""
+
+    def __init__(
+        self,
+        me: str,
+        members: tuple[str, ...],
+        *,
+        clock: Clock,
+        random: Random,
+        server_ssl: ssl.SSLContext | None = None,
+        client_ssl: ssl.SSLContext | None = None,
+        bind: str | None = None,
+    ) -> None:
+        self.clock = clock
+        self.events: WireEvents
+        self._me = me
+        self._peers = [member for member in sorted(members) if member != me]
+        self._random = random
+        self._server_ssl, self._client_ssl = server_ssl, client_ssl
+        self._bind = bind or me
+        self._links: dict[str, _Link] = {}
+        self._strangers: set[_Link] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._sockets: list[socket.socket] = []
+        self._server: asyncio.Server | None = None
+        self._closed = False
+
+    async def listen(self) -> None:
+        """Bind before anything else, so that a taken port is an error of the start. OSError."""
+        if self._peers:
+            host, port = split_address(self._bind)
+            self._server = await asyncio.get_running_loop().create_server(
+                lambda: _Link(self, None), host, port, ssl=self._server_ssl, start_serving=False, backlog=128
+            )
+
+    # -- contract.Wire ---------------------------------------------------------------------------------------------
+
+    def start(self, events: WireEvents) -> None:
+        self.events = events
+        loop = asyncio.get_running_loop()
+        if self._server is not None:
+            self._tasks.append(loop.create_task(self._server.start_serving()))
+        self._tasks += [loop.create_task(self._keep_dialling(peer), name=f"dial {peer}") for peer in self._peers]
+        if self._peers:
+            self._tasks.append(loop.create_task(self._watch(), name="watch silence"))
+
+    def send(self, peer: str, frame: bytes) -> bool:
+        link = self._links.get(peer)
+        if link is None or link.closing or link.transport is None:
+            return False
+        if link.transport.get_write_buffer_size() + len(frame) > _SEND_QUEUE_BYTES:
+            return False
+        link.write(frame)
+        return True
+
+    def is_connected(self, peer: str) -> bool:
+        return peer in self._links
+
+    def drop(self, peer: str) -> None:
+        link = self._links.get(peer)
+        if link is not None:
+            link.abort()
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._server is not None:
+            self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        for link in [*self._links.values(), *self._strangers]:
+            link.close()
+
+    # -- links -----------------------------------------------------------------------------------------------------
+
+    def admit(self, link: _Link) -> bool:
+        """Whether one more connection may introduce itself."""
+        if self._closed or len(self._strangers) >= _MAX_STRANGERS:
+            return False
+        self._strangers.add(link)
+        return True
+
+    def opened(self, link: _Link, peer: str) -> None:
+        self._strangers.discard(link)
+        present = self._links.get(peer)
+        if self._closed:
+            link.close()
+            return
+        if present is not None:
+            silent = self.clock.monotonic() - present.heard_at > _STALE_S
+            if self._preferred(present, peer) and not self._preferred(link, peer) and not silent:
+                link.close()
+                return
+            del self._links[peer]
+            present.close()
+            self.events.disconnected(peer, by_peer=False)
+        self._links[peer] = link
+        _logger.info("server %s is connected to %s", self._me, peer)
+        self.events.connected(peer)
+
+    def _preferred(self, link: _Link, peer: str) -> bool:
+        return link.dialled == (self._me < peer)
+
+    def ended(self, link: _Link, *, by_peer: bool) -> None:
+        self._strangers.discard(link)
+        if link.peer is not None and self._links.get(link.peer) is link:
+            del self._links[link.peer]
+            if not self._closed:
+                _logger.info("server %s lost the connection to %s", self._me, link.peer)
+                self.events.disconnected(link.peer, by_peer=by_peer)
+
+    async def _keep_dialling(self, peer: str) -> None:
+        loop = asyncio.get_running_loop()
+        host, port = split_address(peer)
+        failing = False
+        if self._me > peer:
+            # The lower id's connection is the one that stays: let it come first.
+            await asyncio.sleep(0.3 + 0.3 * self._random.random())
+        pause = 0.2
+        while not self._closed:
+            present = self._links.get(peer)
+            if present is not None:
+                await asyncio.shield(present.ended)
+                pause = 0.2
+                await asyncio.sleep(pause * (0.1 + self._random.random()))
+                continue
+            link = _Link(self, peer)
+            try:
+                async with asyncio.timeout(_DIAL_S):
+                    await loop.create_connection(lambda link=link: link, host, port, ssl=self._client_ssl)
+                failing = False
+            except (OSError, TimeoutError) as error:
+                if not failing:
+                    _logger.info("server %s cannot reach %s: %s; trying on", self._me, peer, error or "time-out")
+                failing = True
+            else:
+                await asyncio.shield(link.ended) if not link.open else None
+            if peer not in self._links:
+                await asyncio.sleep(pause * (0.5 + self._random.random()))
+                pause = min(1.0, pause * 1.5)
+
+    async def _watch(self) -> None:
+        """Drop connections over which nothing comes although the other side sends a sign of life every second."""
+        last = self.clock.monotonic()
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            now = self.clock.monotonic()
+            late, last = now - last > 2 * _WATCH_S, now
+            if late:
+                continue  # It was this process that did not run; first hear what has come in meanwhile.
+            for peer, link in list(self._links.items()):
+                if now - link.heard_at > _SILENCE_S:
+                    _logger.info("server %s hears nothing from %s; dropping the connection", self._me, peer)
+                    link.abort()
