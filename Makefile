@@ -26,9 +26,11 @@ $(STAMP): requirements.lock pyproject.toml
 	PYTHON="$(PYTHON)" bash .ci/venv
 	@touch $@
 
-lock:                          ## Renew requirements.lock from pyproject.toml
-	$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
-	  --strip-extras --extra dev --extra jsonnet --output-file requirements.lock pyproject.toml
+LOCK := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --strip-extras
+
+lock:                          ## Renew requirements.lock (everything) and deploy/requirements.lock (what a server needs)
+	$(LOCK) --extra dev --extra jsonnet --output-file requirements.lock pyproject.toml
+	$(LOCK) --extra build --constraint requirements.lock --output-file deploy/requirements.lock pyproject.toml
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

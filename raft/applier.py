@@ -1,6 +1,7 @@
 """From committed entries to the state machine, each proposal once; and the whole of that state as a snapshot.
 
-The count of applied proposals and the table of replies belong to the replicated state: they are in each snapshot, before the machine's own bytes.
+The count of applied proposals and the table of replies belong to the replicated state: they are in each snapshot, before the
+machine's own bytes.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -1,9 +1,9 @@
 """Drives a replica from the event loop, without a thread of its own and without polling.
 
-Something came in, somebody asked, or a deadline of PySyncObj's came: one step runs, as a plain callback. The journal's sync happens inside the step while
-the disk is fast; once syncs take long they move to a thread, and whatever comes in meanwhile forms the next batch. Why not a
-thread for all of it: beside a busy event loop each system call of a second thread gives up the GIL and waits up to the switch
-interval (5 ms) to get it back, and a write makes a dozen.
+Something came in, somebody asked, or a deadline of PySyncObj's came: one step runs, as a plain callback. The journal's sync happens inside
+the step while the disk is fast; once syncs take long they move to a thread, and whatever comes in meanwhile forms the next batch. Why
+not a thread for all of it: beside a busy event loop each system call of a second thread gives up the GIL and waits up to the
+switch interval (5 ms) to get it back, and a write makes a dozen.
 """
 
 import asyncio
@@ -154,6 +154,11 @@ async def open_replica(
         snapshots.shutdown(wait=False)
         disk.close()
         raise
-    replica.on_closed = lambda: (snapshots.shutdown(wait=True), disk.close())
+
+    def closed() -> None:
+        snapshots.shutdown(wait=True)
+        disk.close()
+
+    replica.on_closed = closed
     driver.wake()
     return replica

@@ -48,6 +48,7 @@ class Guard:
         self._voters: set[str] = set()
         self._voters_term = 0
         self._answering = 0
+        self._acknowledged = False
         self._incoming = ("", 0, 0)
         self.engine: Engine
 
@@ -78,6 +79,7 @@ class Guard:
             raise LogHalted(f"PySyncObj sends an unexpected {kind}")
 
     def _acknowledge(self, peer: str, next_index: int, *, reset: bool, success: bool) -> None:
+        self._acknowledged = True
         self.emit(
             peer, Ack(term=self.engine.term, seq=self._answering, next_index=next_index, reset=reset, success=success, learner=self.learner)
         )
@@ -190,6 +192,7 @@ class Guard:
             self._acknowledge(peer, engine.last_index + 1, reset=message.last, success=False)
             return
         self._incoming = (peer, message.snapshot_index, message.offset + len(message.data))
+        self._acknowledged = False
         engine.deliver(
             peer,
             {
@@ -201,6 +204,8 @@ class Guard:
         )
         if not message.last:
             self._acknowledge(peer, engine.last_index + 1, reset=False, success=False)
+        elif not self._acknowledged:
+            self._acknowledge(peer, engine.last_index + 1, reset=True, success=False)  # It came damaged: once more, please.
         elif engine.applied_index < message.snapshot_index:
             # PySyncObj swallows the exception of a failed installation and answers "success" (H8).
             raise LogHalted(f"the snapshot of {peer} at log index {message.snapshot_index} could not be installed")

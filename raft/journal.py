@@ -13,6 +13,8 @@ or answered for what stood there, and the file is refused.
 Nothing is rewritten in place. A truncation is a record; compaction writes a new file and renames it over the old one.
 """
 
+import errno
+import logging
 import struct
 import zlib
 from typing import Any
@@ -20,6 +22,7 @@ from typing import Any
 from raft.contract import Disk
 from raft.errors import Corrupt, StartRefused
 
+_logger = logging.getLogger(__name__)
 MAGIC = b"KAGOJNL1"
 _HEAD = struct.Struct("<II")
 _MARK = struct.Struct("<cQ")
@@ -50,12 +53,14 @@ class Journal:
         self._term = 0
         self._vote: str | None = None
         self._pending: list[bytes] = []
+        self._failed: OSError | None = None
         data = self._read(snapshot)
         good = self._replay(data)
         self._file = disk.open_append(name, truncate_to=good)
         self._end = good
         if good == 0:
             self._append_raw(MAGIC)
+            disk.sync_directory()
         else:
             # What a killed process wrote may still be in the page cache only, and from here on it is answered for.
             self._file.sync()
@@ -71,7 +76,7 @@ class Journal:
             data = self._disk.read(self._name)
         except FileNotFoundError:
             data = b""
-        if len(data) < len(MAGIC) and MAGIC.startswith(data) or not data.strip(b"\0"):
+        if (len(data) < len(MAGIC) and MAGIC.startswith(data)) or not data.strip(b"\0"):
             if snapshot is not None:
                 raise Corrupt(f"{self._name} is missing or empty beside a snapshot: what was acknowledged since is lost with it. {_REJOIN}")
             return b""
@@ -110,14 +115,14 @@ class Journal:
             raise Corrupt(f"{self._name} at offset {at}: record of unknown type {kind!r}; a newer version of this program wrote it?")
 
     def _refuse_damage(self, data: bytes, bad: int) -> None:
-        """Raise Corrupt if some later group knew the bad place to be durable."""
-        at = data.find(b"S", bad + _HEAD.size)
+        """Raise Corrupt if some later mark knew the bad place to be durable. Linear: only what has the length of a mark is looked at."""
+        length = _MARK.size.to_bytes(4, "little")
+        at = data.find(length, bad + 1)
         while at != -1:
-            start = at - _HEAD.size
-            payload = _record(data, start)
-            if payload is not None and len(payload) == _MARK.size and _MARK.unpack(payload)[1] > bad:
-                raise Corrupt(f"{self._name} at offset {bad}: damaged record with good ones behind it (at {start}). {_REJOIN}")
-            at = data.find(b"S", at + 1)
+            payload = _record(data, at)
+            if payload is not None and payload[:1] == b"S" and _MARK.unpack(payload)[1] > bad:
+                raise Corrupt(f"{self._name} at offset {bad}: damaged record with good ones behind it (at {at}). {_REJOIN}")
+            at = data.find(length, at + 1)
 
     def _align(self, before: LogEntry, last: LogEntry) -> None:
         """Let the journal begin where the snapshot ends: PySyncObj throws a journal away that does not, acknowledged tail and all (H2)."""
@@ -147,18 +152,26 @@ class Journal:
 
     def sync(self) -> None:
         """Make everything added so far durable, with one write and one fdatasync. OSError is final: never try again."""
+        if self._failed is not None:
+            raise OSError(errno.EIO, f"{self._name} failed before: {self._failed}")
         if not self._pending:
             return
         data, self._pending = b"".join(self._pending), []
-        self._file.append(data)
-        if "fsync" not in self._ablate:
-            self._file.sync()
+        try:
+            self._file.append(data)
+            if "fsync" not in self._ablate:
+                self._file.sync()
+        except OSError as error:
+            self._failed = error
+            raise
 
     def _append_raw(self, data: bytes) -> None:
         self._pending.append(data)
         self._end += len(data)
 
     def _put(self, payload: bytes) -> None:
+        if len(payload) > _LONGEST:
+            raise ValueError(f"a record of {len(payload)} bytes could not be read back")
         if not self._pending:
             self._append_raw(_encode(_MARK.pack(b"S", self._end), self._end))
         self._append_raw(_encode(payload, self._end))
@@ -177,7 +190,10 @@ class Journal:
             del self._log[entryFrom:]
 
     def deleteEntriesTo(self, entryTo: int) -> None:
-        """Compact: a new file holds the ballot and the entries from position `entryTo` on, and replaces the old one once it is durable."""
+        """Compact: a new file holds the ballot and the entries from position `entryTo` on, and replaces the old one once it is durable.
+
+        With a full disk the old file stays in use: what it holds too much is skipped when it is opened next.
+        """
         kept = self._log[entryTo:]
         fresh = self._name + ".new"
         parts = [MAGIC]
@@ -185,15 +201,22 @@ class Journal:
         for payload in (self._ballot(), *(_ENTRY.pack(b"E", index, term) + command for command, index, term in kept)):
             parts.append(_encode(payload, end))
             end += len(parts[-1])
+        # The file gets its name when all of it is durable: any damage to it is damage, which the closing mark says.
+        parts.append(_encode(_MARK.pack(b"S", end), end))
+        end += len(parts[-1])
         self._disk.remove(fresh)
         file = self._disk.open_append(fresh)
         try:
             file.append(b"".join(parts))
             file.sync()
-        except OSError:
+        except OSError as error:
             file.close()
             self._disk.remove(fresh)
-            raise
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            _logger.error("%s is not compacted: %s; it goes on growing", self._name, error)
+            self._log = kept
+            return
         file.close()
         self._disk.replace(fresh, self._name)
         self._file.close()

@@ -85,11 +85,14 @@ class Member:
         self._told: deque[tuple[str, bytes]] = deque()
         self._promised = clock.monotonic()
         self._announced_at = NEVER
+        self._worked_at = NEVER
         self._role_seen: tuple[bool, bool, bool, bool, str | None, int] | None = None
         self._graduating = False
         self._applied_waiters: list[tuple[int, float, ReadDone]] = []
         self._stagger = 1.0 + 0.25 * (zlib.crc32(config.me.encode()) % 101) / 100
 
+        # A process killed between a rename and its sync left it in the cache only; everything below is built on what is read now.
+        disk.sync_directory()
         self.identity = Identity(config, disk, random)
         self.replies = Replies(config.max_replies)
         self.guard = Guard(config, clock=clock, random=random, emit=self._emit)
@@ -98,8 +101,10 @@ class Member:
         self.hand_over = HandOver(self.guard, self.proposals)
         self.applier = Applier(machine, self.replies, self.proposals, dedupe=self.guard.on("dedupe"))
         if "journal" not in disk.list() and self.identity.has_met_others:
-            raise Corrupt("the data directory has lost its journal, and what was acknowledged with it. If the other servers are well, empty the "
-                          "directory and start this one with --rejoin")
+            raise Corrupt(
+                "the data directory has lost its journal, and what was acknowledged with it. If the other servers are well, empty the "
+                "directory and start this one with --rejoin"
+            )
         self.store = SnapshotStore(disk)
         self.serializer = SnapshotSerializer(
             self.store, capture=self.applier.capture, restore=self.applier.restore, executor=executor, ablate=config.ablate
@@ -171,7 +176,11 @@ class Member:
         return self.identity.hello(peer)
 
     def welcome(self, hello: bytes) -> str:
-        peer, came_back_empty = self.identity.check(hello)
+        try:
+            peer, came_back_empty = self.identity.check(hello)
+        except OSError as error:
+            self.halt(LogHalted(f"the identity file cannot be written: {error}"))
+            raise ValueError("this server cannot write to its disk") from error
         if came_back_empty:
             self.guard.pipeline.forget(peer)
         return peer
@@ -187,7 +196,8 @@ class Member:
     def start(self) -> None:
         """Load the snapshot, then let the wire connect; before any message, as PySyncObj expects it."""
         self.engine.tick()
-        if self.store.latest_entries() is not None and self.engine.applied_index < self.store.latest_entries()[1][1]:
+        latest = self.store.latest_entries()
+        if latest is not None and self.engine.applied_index < latest[1][1]:
             raise StartRefused("the newest snapshot could not be loaded; the log above names the cause")
         self.sync()
         self._wire.start(self)
@@ -199,6 +209,7 @@ class Member:
         now = self._clock.monotonic()
         try:
             self._excuse_stall(now)
+            self._worked_at = now
             while self._inbox:
                 self._deliver(*self._inbox.popleft())
             self._start_snapshot_if_due()
@@ -281,7 +292,7 @@ class Member:
         else:
             due = min(due, max(engine.election_deadline, self.prevotes.due))
         if self.proposals.pending or self.reads.pending or self._applied_waiters or self.serializer.busy or self.hand_over.pending:
-            due = min(due, now + _SOON_S)
+            due = min(due, self._worked_at + _SOON_S)
         return due
 
     def _deliver(self, peer: str, frame: bytes) -> None:

@@ -2,12 +2,13 @@
 
 A file is named by the log index it reaches to, so that an older one can never replace a newer one, and holds
 
-    magic · header length u32 · header (msgpack) · chunks, each with its length u32 · END u32 · length of all before u64 · CRC-32 of all before
+    magic · header length u32 · header (msgpack) · chunks, each after its length u32 · END u32 · length so far u64 · CRC-32 so far
 
 It is written under another name, synced and renamed; the newest two are kept. What comes over the wire is the file itself and is checked
 whole before it gets its name.
 """
 
+import errno
 import logging
 import struct
 import zlib
@@ -17,7 +18,7 @@ from typing import Protocol
 
 import msgspec
 from msgspec import Struct
-from pysyncobj.config import SERIALIZER_STATE  # type: ignore[import-untyped]
+from pysyncobj.config import SERIALIZER_STATE
 
 from raft.contract import Disk
 from raft.errors import Corrupt
@@ -61,6 +62,7 @@ class SnapshotStore:
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
         self.latest: Header | None = None
+        self._damaged: list[str] = []
         for name in (_WRITING, _INCOMING):
             disk.remove(name)
         damaged = ""
@@ -70,9 +72,10 @@ class SnapshotStore:
                 break
             except ValueError as error:
                 damaged = damaged or f"{name}: {error}"
+                self._damaged.append(name)
                 _logger.error("%s is damaged (%s); trying the one before", name, error)
         if damaged and self.latest is None:
-            raise Corrupt(f"{damaged}; no other snapshot is whole. If the other servers are well, empty the data directory and use --rejoin")
+            raise Corrupt(f"{damaged}; no other snapshot is whole. If the other servers are well, empty the directory and use --rejoin")
 
     def latest_entries(self) -> tuple[LogEntry, LogEntry] | None:
         """The last two log entries the newest snapshot covers."""
@@ -94,7 +97,7 @@ class SnapshotStore:
                 total, checksum = total + len(piece), zlib.crc32(piece, checksum)
             file.append(_TRAILER.pack(_END, total, checksum))
             file.sync()
-        except OSError:
+        except BaseException:
             file.close()
             self._disk.remove(_WRITING)
             raise
@@ -106,6 +109,10 @@ class SnapshotStore:
         if self.latest is not None and header.index <= self.latest.index and not even_if_older:
             return False
         self.latest = header
+        for name in self._damaged:
+            if name != _name(header.index):
+                self._disk.remove(name)
+        self._damaged.clear()
         names = self._names()
         newer = [name for name in names if name > _name(header.index)]
         for name in newer + names[: -_KEPT - len(newer)]:
@@ -118,7 +125,7 @@ class SnapshotStore:
     # -- from the wire ---------------------------------------------------------------------------------------------
 
     def receive(self, data: bytes, *, first: bool, last: bool) -> bool:
-        """Take a piece of the leader's newest snapshot; True once it is whole, durable and the latest."""
+        """Take a piece of the leader's newest snapshot; True once it is whole, durable and the latest. OSError: it is forgotten."""
         if first:
             self._disk.remove(_INCOMING)
         file = self._disk.open_append(_INCOMING)
@@ -126,8 +133,11 @@ class SnapshotStore:
             file.append(data)
             if last:
                 file.sync()
-        finally:
+        except OSError:
             file.close()
+            self._disk.remove(_INCOMING)
+            raise
+        file.close()
         if not last:
             return False
         try:
@@ -263,7 +273,14 @@ class SnapshotSerializer:
         if not first and not self._receiving:
             return False
         self._receiving = not last
-        return self._store.receive(piece, first=first, last=last)
+        try:
+            return self._store.receive(piece, first=first, last=last)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self._receiving = False
+            _logger.error("the leader's snapshot does not fit on the disk: %s", error)
+            return False
 
 
 def _name(index: int) -> str:
@@ -291,6 +308,11 @@ def parse(data: bytes) -> tuple[Header, Iterator[bytes]]:
     length = _LENGTH.unpack_from(data, len(MAGIC))[0]
     start = len(MAGIC) + _LENGTH.size
     header = _header_decoder.decode(view[start : start + length])
+    at = start + length
+    while at < end:
+        at += _LENGTH.size + _LENGTH.unpack_from(data, at)[0]
+    if at != end:
+        raise ValueError("its chunks do not end where it says")
     return header, _chunks(data, start + length, end)
 
 

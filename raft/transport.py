@@ -1,8 +1,8 @@
 """The wire between members on asyncio: length-framed, bounded, introduced by a handshake, encrypted where contexts are given.
 
-Both sides dial; of two connections between a pair the one dialled by the lower id stays. A frame's length is checked before it is read, nothing but
-a short hello is taken from a stranger, and rubbish costs its sender the connection and us one line in the log. Names are resolved anew for each
-dial, by the event loop's resolver threads.
+Both sides dial; of two connections between a pair the one dialled by the lower id stays. A frame's length is checked before it is
+read, nothing but a short hello is taken from a stranger, and rubbish costs its sender the connection and us one line in the log.
+Names are resolved anew for each dial, by the event loop's resolver threads.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ import socket
 import ssl
 import struct
 from random import Random
+from typing import cast
 
 from raft.contract import Clock, WireEvents
 from raft.errors import StartRefused
@@ -71,8 +72,7 @@ class _Link(asyncio.Protocol):
         self._timeout: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's does not inherit from it
         sock = transport.get_extra_info("socket")
         if sock is not None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

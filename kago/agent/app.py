@@ -41,9 +41,10 @@ class _Stop(Exception):
     """A signal asked the agent to stop."""
 
 
-def run(config: AgentConfig) -> int:
-    """The agent until it is told to stop; the process's exit code."""
-    return asyncio.run(serve_agent(config))
+def run(config: AgentConfig) -> None:
+    """The agent until it is told to stop; SystemExit where it cannot or must not go on."""
+    if code := asyncio.run(serve_agent(config)):
+        raise SystemExit(code)
 
 
 async def serve_agent(config: AgentConfig, *, clock: Clock | None = None) -> int:

@@ -116,7 +116,8 @@ class Worker:
                 if self._blind:
                     wait_s = min(wait_s, max(0.0, min(self._blind.values()) - self._clock.monotonic()))
                 try:
-                    await asyncio.wait_for(self._wake.wait(), wait_s)
+                    async with asyncio.timeout(wait_s):  # not wait_for: it may swallow a cancellation that comes with the event
+                        await self._wake.wait()
                 except TimeoutError:
                     pass  # a delay is over, or it is time to look again
                 await asyncio.sleep(SETTLE_S)

@@ -260,7 +260,7 @@ def _run(servers: str, verb: Callable[[Client], Awaitable[None]]) -> None:
 def main() -> NoReturn:
     """Entry point of the `kago` command: every failure becomes one paragraph on stderr and an exit code."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="kago", standalone_mode=False)
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else Code.DONE)
     except TyperException as error:

@@ -29,6 +29,8 @@ MAX_VALUES = 20_000
 """Values in one file after its aliases are expanded: a short file can stand for billions (the "billion laughs")."""
 MAX_DEPTH = 32
 SUFFIXES = (".yml", ".yaml", ".json", ".jsonnet")
+_TAG = "tag:yaml.org,2002:"
+_TAGS = frozenset({"map", "seq", "str", "int", "float", "bool", "null", "timestamp", "value", "merge"})
 NO_JSONNET = "reading Jsonnet needs the extra package; install it with: pip install 'kago[jsonnet]'"
 
 Choice = TypeVar("Choice", bound=StrEnum)
@@ -181,13 +183,13 @@ class _Expansion:
             raise _TooMuch(f"more than {MAX_VALUES} values once aliases are expanded", line)
         if depth > MAX_DEPTH:
             raise _TooMuch(f"nested more than {MAX_DEPTH} deep", line)
+        if node.tag.removeprefix(_TAG) not in _TAGS:
+            self._reader.errors.append(f"{self._reader.source}:{line}: {path}: tag {node.tag} is not supported")
+            return _Value(None, line)
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path, depth)
         if isinstance(node, yaml.SequenceNode):
             return _Value([self.value(item, f"{path}[{n}]", depth + 1) for n, item in enumerate(node.value)], line)
-        if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
-            self._reader.errors.append(f"{self._reader.source}:{line}: {path}: tag {node.tag} is not supported")
-            return _Value(None, line)
         try:
             return _Value(self._constructor.construct_object(node), line, node.value)
         except (ValueError, yaml.YAMLError):

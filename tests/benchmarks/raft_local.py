@@ -1,7 +1,7 @@
 """The replicated log alone: three processes on loopback with real disks; writes, reads, throughput, failover, idle cost.
 
-Run it as `python -m tests.benchmarks.raft_local [--kills 10] [--seconds 3] [--dir DIR]`. Nothing but raft/ runs in the processes: these are upper
-bounds for what is built on it. DIR must lie on a real disk, or fdatasync costs nothing.
+Run it as `python -m tests.benchmarks.raft_local [--kills 10] [--seconds 3] [--dir DIR]`. Nothing but raft/ runs in the
+processes: these are upper bounds for what is built on it. DIR must lie on a real disk, or fdatasync costs nothing.
 """
 
 import argparse
@@ -106,8 +106,18 @@ class _Server:
 
     async def start(self) -> None:
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.benchmarks.raft_local", "--serve", self.me, "--members", ",".join(self.members), "--dir",
-            str(self.data_dir), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE)
+            sys.executable,
+            "-m",
+            "tests.benchmarks.raft_local",
+            "--serve",
+            self.me,
+            "--members",
+            ",".join(self.members),
+            "--dir",
+            str(self.data_dir),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
 
     async def ask(self, **question: Any) -> dict[str, Any]:
         assert self.process is not None and self.process.stdin is not None and self.process.stdout is not None
@@ -135,12 +145,14 @@ def _free_ports(count: int) -> list[int]:
 
 
 async def _leader(servers: list[_Server]) -> _Server:
-    while True:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
         states = [await server.ask(do="status") for server in servers]
         names = {state["leader"] for state in states}
         if len(names) == 1 and None not in names and all(state["caught_up"] for state in states):
             return next(server for server in servers if server.me in names)
         await asyncio.sleep(0.05)
+    raise TimeoutError(f"no leader: {states}")
 
 
 async def _bench(options: argparse.Namespace) -> None:
@@ -170,7 +182,9 @@ async def _bench(options: argparse.Namespace) -> None:
         await leader.start()
         await _leader(servers)
     if gaps:
-        print(f"leader kill -9 to next acknowledged write, s: min {min(gaps):.3f}, p50 {sorted(gaps)[len(gaps) // 2]:.3f}, max {max(gaps):.3f}")
+        print(
+            f"leader kill -9 to next acknowledged write, s: min {min(gaps):.3f}, p50 {sorted(gaps)[len(gaps) // 2]:.3f}, max {max(gaps):.3f}"
+        )
     states = [await server.ask(do="status") for server in servers]
     print("applied:", [state["applied"] for state in states])
     for server in servers:

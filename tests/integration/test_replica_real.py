@@ -52,8 +52,9 @@ class _Group:
         config = RaftConfig(me=member, members=self.members, rejoin=rejoin, **self.settings)
         machine = self.machines[member] = _Entries()
         directory = self.base / member.replace(":", "_")
-        self.replicas[member] = await open_replica(config, machine, directory, clock=_Clock(), random=random.Random(),
-                                                   on_fatal=lambda error: self.fatal.__setitem__(member, error))
+        self.replicas[member] = await open_replica(
+            config, machine, directory, clock=_Clock(), random=random.Random(), on_fatal=lambda error: self.fatal.__setitem__(member, error)
+        )
         return self.replicas[member]
 
     async def start_all(self) -> None:
@@ -136,7 +137,9 @@ def test_the_leader_lost_and_back_again(tmp_path: Path) -> None:
 
 def test_all_stopped_hard_and_started_again(tmp_path: Path) -> None:
     async def story(group: _Group) -> None:
-        await asyncio.gather(*(replica.propose(b"x", request_id=b"%016d" % i) for i, replica in enumerate(list(group.replicas.values()) * 10)))
+        await asyncio.gather(
+            *(replica.propose(b"x", request_id=b"%016d" % i) for i, replica in enumerate(list(group.replicas.values()) * 10))
+        )
         for member in group.members:
             await group.stop(member)
         await group.start_all()
@@ -159,7 +162,7 @@ def test_a_member_long_away_gets_a_snapshot_while_nothing_stops(tmp_path: Path) 
         last = (await group.replicas[leader].propose(b"last")).index
         back = await group.start(away)
         assert await back.wait_applied(last) >= last
-        assert group.machines[away].entries == group.machines[leader].entries[:len(group.machines[away].entries)]
+        assert group.machines[away].entries == group.machines[leader].entries[: len(group.machines[away].entries)]
 
     _run(tmp_path, story, snapshot_every_entries=50)
 
@@ -226,8 +229,11 @@ def test_rubbish_at_the_port_costs_one_line_and_harms_nobody(tmp_path: Path, cap
             answer = await reader.read()
             assert len(answer) < 300
             writer.close()
-        lines = [record for record in caplog.records if record.name == "raft.transport" and "127.0.0.1" in record.getMessage()
-                 and record.levelname == "WARNING"]
+        lines = [
+            record
+            for record in caplog.records
+            if record.name == "raft.transport" and "127.0.0.1" in record.getMessage() and record.levelname == "WARNING"
+        ]
         assert len(lines) == 5
         assert (await group.replicas[leader].propose(b"x")).index == 1
 

@@ -48,10 +48,12 @@ def _seeds(arguments: argparse.Namespace, started: float) -> Iterator[int]:
 def describe(outcome: Outcome) -> str:
     counts, answers = outcome.counts, outcome.answers
     faults = sum(n for kind, n in counts.items() if kind.startswith("fault-"))
-    return (f"seed {outcome.seed} trace {outcome.trace[:16]} faults {faults} done {answers.get('done', 0)} not-done {answers.get('not-done', 0)} "
-            f"unknown {answers.get('unknown', 0)} reads {answers.get('reads-done', 0)}/{answers.get('reads', 0)} restores {counts.get('restores', 0)} "
-            f"snapshots {counts.get('snapshots', 0)} elections {outcome.elections} stale leader {outcome.stale_leader_s} s "
-            f"worst gap {outcome.worst_gap_s} s {outcome.kinds or 'ok'}")
+    return (
+        f"seed {outcome.seed} trace {outcome.trace[:16]} faults {faults} done {answers.get('done', 0)} not-done {answers.get('not-done', 0)} "
+        f"unknown {answers.get('unknown', 0)} reads {answers.get('reads-done', 0)}/{answers.get('reads', 0)} restores {counts.get('restores', 0)} "
+        f"snapshots {counts.get('snapshots', 0)} elections {outcome.elections} stale leader {outcome.stale_leader_s} s "
+        f"worst gap {outcome.worst_gap_s} s {outcome.kinds or 'ok'}"
+    )
 
 
 def _repeat(arguments: argparse.Namespace, seed: int, profile: str) -> str:
@@ -72,11 +74,13 @@ def main() -> int:
     runs, simulated, failed = 0, 0.0, 0
     for seed in _seeds(arguments, started):
         profile = profile_of(seed, arguments.profile)
-        simulation = Simulation(seed, Options(profile=profile, seconds=arguments.time, members=arguments.members, ablate=ablate,
-                                              keep_trace=bool(arguments.trace)))
+        simulation = Simulation(
+            seed,
+            Options(profile=profile, seconds=arguments.time, members=arguments.members, ablate=ablate, keep_trace=bool(arguments.trace)),
+        )
         outcome = simulation.run()
         runs, simulated = runs + 1, simulated + outcome.simulated_s
-        kinds.update({kind: 1 for kind in outcome.kinds})
+        kinds.update(dict.fromkeys(outcome.kinds, 1))
         totals.update(outcome.counts)
         totals.update(outcome.answers)
         totals["elections"] += outcome.elections
@@ -94,7 +98,9 @@ def main() -> int:
         elif sys.stderr.isatty():
             print(f"\r{runs} runs, {simulated:.0f} s simulated, {failed} failed", end="", file=sys.stderr)
     took = time.monotonic() - started
-    print(f"{runs} runs, {simulated:.0f} s simulated in {took:.1f} s ({simulated / max(took, 0.001):.0f}x), {failed} failed {dict(kinds) or ''}")
+    print(
+        f"{runs} runs, {simulated:.0f} s simulated in {took:.1f} s ({simulated / max(took, 0.001):.0f}x), {failed} failed {dict(kinds) or ''}"
+    )
     print("  " + ", ".join(f"{name} {count}" for name, count in sorted(totals.items())))
     return 1 if failed else 0
 

@@ -136,7 +136,9 @@ class Books:
         if operation.index and (operation.index, operation.result) != (index, result):
             world.violate("two-answers", f"operation {operation.number}: {operation.index} {operation.result!r}, then {index} {result!r}")
         if index <= operation.known_before:
-            world.violate("write-order", f"operation {operation.number} got {index}, but {operation.known_before} was known before it began")
+            world.violate(
+                "write-order", f"operation {operation.number} got {index}, but {operation.known_before} was known before it began"
+            )
         if not operation.index:
             operation.index, operation.result = index, result
             self.gaps.append(now - self._last_ack)
@@ -177,8 +179,12 @@ class Books:
             world.violate("state-differs", f"lengths {[(n, len(t)) for n, t in sorted(states.items())]}")
         for name, tokens in sorted(states.items()):
             for operation in self.operations:
-                if operation.index and (operation.index > len(tokens) or not tokens[operation.index - 1].startswith(b"w%d." % operation.number)):
-                    world.violate("acknowledged-write-lost", f"{name} lacks operation {operation.number}, acknowledged at {operation.index}")
+                if operation.index and (
+                    operation.index > len(tokens) or not tokens[operation.index - 1].startswith(b"w%d." % operation.number)
+                ):
+                    world.violate(
+                        "acknowledged-write-lost", f"{name} lacks operation {operation.number}, acknowledged at {operation.index}"
+                    )
             counted = Counter(tokens)
             for token, times in sorted(counted.items()):
                 if times > 1:

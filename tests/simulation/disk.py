@@ -17,7 +17,7 @@ class SimCrash(BaseException):
 
 
 class Inode:
-    __slots__ = ("cut_tail", "data", "flipped", "marks", "synced")
+    __slots__ = ("cut_tail", "data", "marks", "synced")
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -26,7 +26,6 @@ class Inode:
         """Bytes cut off by a truncation that has not reached the platter yet."""
         self.marks: list[int] = []
         """Sizes at which syncs ended: what lies before the last but one cannot be mistaken for a torn tail."""
-        self.flipped = False
 
     def platter(self) -> bytes:
         return bytes(self.data[: self.synced]) + self.cut_tail
@@ -123,7 +122,6 @@ class Platter:
         inode = self.cached[name]
         at = chance.randrange(min(inode.marks[-2], len(inode.data)))
         inode.data[at] ^= 1 << chance.randrange(8)
-        inode.flipped = True
         self.log("flip", self.name, name, at)
         return name
 
@@ -145,6 +143,7 @@ class SimFile:
                 platter.free_bytes = 0
                 raise OSError(errno.ENOSPC, "No space left on device")
             platter.free_bytes -= len(data)
+        self._disk.distrust(self._inode)
         self._write(data)
 
     def _write(self, data: bytes) -> None:
@@ -153,8 +152,10 @@ class SimFile:
     def sync(self) -> None:
         self._disk.operate("sync")
         if self._disk.platter.fail_sync:
-            self._disk.failed = True
+            self._disk.distrust(self._inode)
+            self._disk.failed.append(self._inode)
             raise OSError(errno.EIO, "Input/output error")
+        self._disk.distrust(self._inode)
         self._inode.settle()
         self._disk.platter.log("sync", self._disk.platter.name, self._inode.synced)
 
@@ -171,9 +172,10 @@ class SimDisk:
     def __init__(self, platter: Platter) -> None:
         self.platter = platter
         self.dead = False
-        self.failed = False
-        """A sync failed: the pages may be gone, so nothing may be acknowledged by this process any more."""
+        self.failed: list[Inode] = []
+        """Files whose sync failed: their pages may be gone, so this process must not rely on them again."""
         self.used_after_failure = False
+        """One of them was written, synced or renamed nevertheless."""
         self.read_names: set[str] = set()
 
     def operate(self, what: str, tear: Callable[[int], None] | None = None, size: int = 0) -> None:
@@ -181,7 +183,6 @@ class SimDisk:
         if self.dead:
             raise SimCrash
         platter = self.platter
-        self.used_after_failure = self.used_after_failure or self.failed
         platter.operations += 1
         if platter.crash_at is not None and platter.operations >= platter.crash_at:
             self.dead = True
@@ -190,6 +191,9 @@ class SimDisk:
                 tear(platter.chance.randrange(size + 1))
             platter.log("crash-at", platter.name, what)
             raise SimCrash
+
+    def distrust(self, inode: Inode) -> None:
+        self.used_after_failure = self.used_after_failure or any(inode is failed for failed in self.failed)
 
     def list(self) -> list[str]:
         return sorted(self.platter.cached)
@@ -224,6 +228,7 @@ class SimDisk:
         if source not in platter.cached:
             raise FileNotFoundError(errno.ENOENT, "No such file", source)
         inode = platter.cached.pop(source)
+        self.distrust(inode)
         platter.cached[target] = inode
         platter.renames.append((target, source, inode))
         self.sync_directory()

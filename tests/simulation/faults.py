@@ -26,6 +26,8 @@ PROFILES: dict[str, dict[str, int]] = {
 """dumpkill also kills everybody right after a snapshot was renamed; rejoin empties a member's disk; disk makes disks fill, fail and rot."""
 
 DUMPKILL_SHARE = 0.3
+LATE_ERROR_S = 1.0
+"""An error of the disk may still come to light so long after the disk is well again."""
 
 
 class Victim(Protocol):
@@ -36,6 +38,7 @@ class Victim(Protocol):
     paused: bool
     rejoin: bool
     excuse: str
+    trouble_until: float
     platter: Platter
 
     def start(self) -> None: ...
@@ -212,9 +215,12 @@ class Nemesis:
         if not victim.rejoin:
             self._world.after(5.0, lambda: self._return_properly(victim))
 
-    def _return_properly(self, victim: Victim) -> None:
-        """It started under its used identity with an empty disk; by now it must have been refused."""
+    def _return_properly(self, victim: Victim, *, warned: bool = False) -> None:
+        """It started under its used identity with an empty disk; once it has met the others it must have been refused."""
         if victim.alive and not self._network_troubled():
+            if not warned:
+                self._world.after(2.5, lambda: self._return_properly(victim, warned=True))
+                return
             self._world.violate("empty-disk-accepted", f"{victim.name} runs with an empty disk without having said rejoin")
         victim.die(power=False)
         victim.platter.wipe()
@@ -222,19 +228,21 @@ class Nemesis:
         victim.start()
 
     def _network_troubled(self) -> bool:
-        return any(self._network.is_cut(a, b) for a, b in sorted(self._network.cuts)) or any(not v.alive or v.paused for v in self._victims.values())
+        return any(self._network.is_cut(a, b) for a, b in sorted(self._network.cuts)) or any(
+            not v.alive or v.paused for v in self._victims.values()
+        )
 
     def _fill(self, victim: Victim) -> None:
         victim.platter.free_bytes = self._chance.randrange(0, 4000)
-        victim.excuse = victim.excuse or "disk"
         self._recover_disk(victim)
 
     def _fail_sync(self, victim: Victim) -> None:
         victim.platter.fail_sync = True
-        victim.excuse = victim.excuse or "disk"
         self._recover_disk(victim)
 
     def _recover_disk(self, victim: Victim) -> None:
+        victim.trouble_until = float("inf")
+
         def recover() -> None:
             self._free(victim)
             if not victim.alive:
@@ -245,12 +253,8 @@ class Nemesis:
     def _free(self, victim: Victim) -> None:
         victim.platter.free_bytes = None
         victim.platter.fail_sync = False
-
-        def no_excuse_left() -> None:
-            if victim.excuse == "disk" and victim.platter.free_bytes is None and not victim.platter.fail_sync:
-                victim.excuse = ""
-
-        self._world.after(1.0, no_excuse_left)
+        if victim.trouble_until > self._world.now:
+            victim.trouble_until = self._world.now + LATE_ERROR_S
 
     def _flip(self, victim: Victim) -> None:
         if not self._all_voters():

@@ -181,6 +181,7 @@ class SimWire:
         epoch, size, data = link.epoch, len(frame), bytes(frame)
         link.queued[(me, peer)] = link.queued.get((me, peer), 0) + size
         self.sent += 1
+        network.world.counts["sent-bytes"] += size
 
         def arrive() -> None:
             if link.epoch != epoch:
@@ -269,17 +270,17 @@ class SimWire:
         network.forget(link)
         link.opened_at = now
         epoch, hello = link.epoch, self._tell().introduce(peer)
-        network.transmit(me, peer, len(hello), lambda: self._hand_over(peer, lambda w: w.answer(me, epoch, hello)))
+        network.transmit(me, peer, len(hello), lambda: self._hand_over(network.wires.get(peer), lambda w: w.answer(self, epoch, hello)))
         self._redial(peer, 1.0)
 
-    def _hand_over(self, peer: str, event: "Callable[[SimWire], None]") -> None:
-        wire = self.network.wires.get(peer)
-        if wire is not None:
+    def _hand_over(self, wire: "SimWire | None", event: "Callable[[SimWire], None]") -> None:
+        if wire is not None and wire.live:
             wire.host.post(lambda: event(wire))
 
-    def answer(self, peer: str, epoch: int, hello: bytes) -> None:
-        """The dialled end: check the hello, answer with ours or with a refusal."""
-        link, me = self.network.connection(self._me, peer), self._me
+    def answer(self, dialler: "SimWire", epoch: int, hello: bytes) -> None:
+        """The dialled end: check the hello, answer the very process that dialled with ours or with a refusal."""
+        me, peer = self._me, dialler.host.name
+        link = self.network.connection(me, peer)
         if not self.live or link.epoch != epoch:
             return
         if link.up.get(me):
@@ -289,12 +290,12 @@ class SimWire:
             known = self._tell().welcome(hello)
         except ValueError as error:
             reason = str(error)
-            self.network.transmit(me, peer, len(reason), lambda: self._hand_over(peer, lambda w: w.refused(me, epoch, reason)))
+            self.network.transmit(me, peer, len(reason), lambda: self._hand_over(dialler, lambda w: w.refused(me, epoch, reason)))
             return
         if known != peer:
             self.network.world.violate("identity", f"{me} took the hello of {peer} for one of {known}")
         reply = self._tell().introduce(peer)
-        self.network.transmit(me, peer, len(reply), lambda: self._hand_over(peer, lambda w: w.accepted(me, epoch, reply)))
+        self.network.transmit(me, peer, len(reply), lambda: self._hand_over(dialler, lambda w: w.accepted(me, epoch, reply)))
         self._up(peer, link)
 
     def accepted(self, peer: str, epoch: int, hello: bytes) -> None:

@@ -1,9 +1,13 @@
 """One run: build the world from a seed, let it go wrong for a while, heal it, and judge what is left."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
+from types import ModuleType
 
 from msgspec import Struct
 
+from raft import pipeline, proposals
 from raft.contract import RaftConfig
 
 from .checkers import Books
@@ -50,6 +54,38 @@ class Outcome(Struct, frozen=True, kw_only=True):
     simulated_s: float
 
 
+class Sizes(Struct, frozen=True, kw_only=True):
+    """Limits made so small that what takes megabytes in production happens all the time: many frames to catch up, many pieces a snapshot."""
+
+    append: int
+    window: int
+    batch: int
+    transfer: int
+
+
+ROOMY = Sizes(append=2 * 1024 * 1024, window=4 * 1024 * 1024, batch=512 * 1024, transfer=256 * 1024)
+NARROW = Sizes(append=600, window=4_000, batch=1_500, transfer=700)
+TIGHT = Sizes(append=150, window=300, batch=200, transfer=150)
+
+
+@contextmanager
+def squeezed(sizes: Sizes) -> Iterator[None]:
+    """They are constants of modules; for the length of a run they are others."""
+    changed: tuple[tuple[ModuleType, str, int], ...] = (
+        (pipeline, "MAX_APPEND_BYTES", sizes.append),
+        (pipeline, "WINDOW_BYTES", sizes.window),
+        (proposals, "MAX_BATCH_BYTES", sizes.batch),
+    )
+    kept = [getattr(module, name) for module, name, _ in changed]
+    for module, name, value in changed:
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for (module, name, _), value in zip(changed, kept, strict=True):
+            setattr(module, name, value)
+
+
 class Simulation:
     def __init__(self, seed: int, options: Options) -> None:
         if options.profile not in PROFILES:
@@ -59,20 +95,42 @@ class Simulation:
         self.world = World(seed, keep_trace=options.keep_trace)
         chance = self.world.random("shape")
         self.names = [f"s{i}:{PORT}" for i in range(1, options.members + 1)]
-        self.network = Network(self.world, self.names, Latency(
-            longest_s=chance.choice((0.002, 0.005, 0.03)), slow_share=chance.choice((0.0, 0.01, 0.05)), slow_s=chance.choice((0.1, 0.4, 1.2))))
+        self.network = Network(
+            self.world,
+            self.names,
+            Latency(
+                longest_s=chance.choice((0.002, 0.005, 0.03)),
+                slow_share=chance.choice((0.0, 0.01, 0.05)),
+                slow_s=chance.choice((0.1, 0.4, 1.2)),
+            ),
+        )
         self.books = Books(self.world, self.names, self._holds)
         entries, size, replies = chance.choice((10, 25, 60)), chance.choice((4_000, 20_000, 100_000)), 5_000
+        self.sizes = chance.choice((ROOMY, NARROW, TIGHT))
         self.processes: dict[str, Process] = {}
         for name in self.names:
-            config = RaftConfig(me=name, members=tuple(self.names), max_replies=replies, snapshot_every_bytes=size,
-                                snapshot_every_entries=entries, ablate=options.ablate)
-            self.processes[name] = Process(self.world, self.network, self.books, config, snapshot_s=chance.choice((0.005, 0.1, 0.6)))
+            config = RaftConfig(
+                me=name,
+                members=tuple(self.names),
+                max_replies=replies,
+                snapshot_every_bytes=size,
+                snapshot_every_entries=entries,
+                ablate=options.ablate,
+            )
+            self.processes[name] = Process(
+                self.world,
+                self.network,
+                self.books,
+                config,
+                snapshot_s=chance.choice((0.005, 0.1, 0.6, 2.5)),
+                transfer_bytes=self.sizes.transfer,
+            )
         self.nemesis = Nemesis(self.world, self.network, dict(self.processes), options.profile, options.fault_every_s)
         for process in self.processes.values():
             process.on_snapshot_renamed = self.nemesis.snapshot_renamed
-        self.clients = Clients(self.world, self.books, dict(self.processes), writes_per_s=options.writes_per_s,
-                               reads_per_s=options.reads_per_s)
+        self.clients = Clients(
+            self.world, self.books, dict(self.processes), writes_per_s=options.writes_per_s, reads_per_s=options.reads_per_s
+        )
 
     def _holds(self, name: str, token: bytes) -> bool:
         """Whether a member that counts has `token` among the bytes a power loss would leave it; independent of any file format."""
@@ -83,6 +141,10 @@ class Simulation:
         return any(_durable(inode, needle) for inode in process.platter.durable.values())
 
     def run(self) -> Outcome:
+        with squeezed(self.sizes):
+            return self._run()
+
+    def _run(self) -> Outcome:
         options, world = self.options, self.world
         for _, process in sorted(self.processes.items()):
             process.start()
@@ -135,10 +197,19 @@ class Simulation:
 
     def _outcome(self) -> Outcome:
         world, books = self.world, self.books
-        return Outcome(seed=self.seed, trace=world.trace_hash(), violations=tuple(world.violations), kinds=dict(world.violation_kinds),
-                       counts=dict(world.counts), answers=dict(books.outcomes), elections=len(books.leaders), newest_term=books.newest_term,
-                       stale_leader_s=round(sum(p.stale_leader_s for p in self.processes.values()), 3),
-                       worst_gap_s=round(max(books.gaps, default=0.0), 3), simulated_s=world.now)
+        return Outcome(
+            seed=self.seed,
+            trace=world.trace_hash(),
+            violations=tuple(world.violations),
+            kinds=dict(world.violation_kinds),
+            counts=dict(world.counts),
+            answers=dict(books.outcomes),
+            elections=len(books.leaders),
+            newest_term=books.newest_term,
+            stale_leader_s=round(sum(p.stale_leader_s for p in self.processes.values()), 3),
+            worst_gap_s=round(max(books.gaps, default=0.0), 3),
+            simulated_s=world.now,
+        )
 
 
 def _durable(inode: Inode, needle: bytes) -> bool:

@@ -1,9 +1,6 @@
 """The gate of every change to raft/: seeds over all profiles, the same seed twice, and proof that each repair would be missed."""
 
 import logging
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -271,7 +271,8 @@ class DockerRuntime:
                 if left <= 0:
                     return False
                 try:
-                    await asyncio.wait_for(moved.wait(), min(left, 1.0))
+                    async with asyncio.timeout(min(left, 1.0)):
+                        await moved.wait()
                 except TimeoutError:
                     continue
         finally:

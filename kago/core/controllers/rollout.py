@@ -31,8 +31,8 @@ def roll_out(tables: Tables, deployment: Deployment, *, now: float) -> Rollout:
         return Rollout()
     live = [pod for pod in tables.pods_of_deployment(deployment.name) if pod.live]
     step = _Step(deployment, live, now)
-    stopped = step.stops()
-    commands: tuple[CreatePods | StopPods, ...] = (*_creates(tables, deployment, len(live), step.missing()), *_stops(tables, deployment, stopped))
+    creates = _creates(tables, deployment, len(live), step.missing())
+    commands: tuple[CreatePods | StopPods, ...] = (*creates, *_stops(tables, deployment, step.stops()))
     waits = [left for pod in live if pod.ready and (left := _left_s(pod, deployment, now)) > 0]
     return Rollout(commands, min(waits, default=None) if step.rolling else None)
 

@@ -94,12 +94,17 @@ class Scheduler:
         self._settle(tables)
         assignments: list[Assignment] = []
         cut = self._retry(tables, assignments, max_assignments)
+        alike: tuple[str, int] | None = None
+        shape: Shape | None = None
         for pod in sorted(_pods(self._fresh, tables), key=lambda pod: (pod.created_at, pod.name)):
             if len(assignments) >= max_assignments:
                 cut = True
                 break
             del self._fresh[pod.id]
-            self._place(pod, self._shape(pod, tables), assignments, monotonic)
+            if (pod.deployment_name, pod.revision) != alike:
+                alike, shape = (pod.deployment_name, pod.revision), self._shape(pod, tables)
+            assert shape is not None
+            self._place(pod, shape, assignments, monotonic)
         unplaced, again_at, untold = self._explain(tables, monotonic, max_unplaced)
         return Plan(tuple(assignments), tuple(unplaced), again_at, cut or untold)
 

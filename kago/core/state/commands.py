@@ -175,3 +175,5 @@ class Entry(Struct, frozen=True, kw_only=True):
     at: float
     """Seconds since the epoch, stamped by the proposing server; the only time a handler sees."""
     schema: int = SCHEMA_VERSION
+    fingerprint: str = ""
+    """Of the request body behind an Idempotency-Key; comes back in the reply, so that reuse of the key for another body is noticed."""

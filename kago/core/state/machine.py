@@ -56,9 +56,9 @@ def decide(tables: Tables, command: c.AnyCommand, *, at: float, index: int) -> t
     return changes, reply if changes else replace(reply, changed=False)
 
 
-def encode_entry(command: c.AnyCommand, at: float) -> bytes:
+def encode_entry(command: c.AnyCommand, at: float, fingerprint: str = "") -> bytes:
     """The entry to propose; `at` is the proposer's clock, in seconds since the epoch."""
-    return _ENCODER.encode(c.Entry(command=command, at=at))
+    return _ENCODER.encode(c.Entry(command=command, at=at, fingerprint=fingerprint))
 
 
 def decode_reply(result: bytes) -> Reply:
@@ -107,7 +107,8 @@ class Machine:
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             # The decoder's own words stay out of the reply: they may differ between two servers' versions of it.
             return (), Rejection(refusal=Refusal.UNKNOWN_COMMAND, detail="this command is not known here")
-        return decide(self.tables, decoded.command, at=decoded.at, index=index)
+        changes, reply = decide(self.tables, decoded.command, at=decoded.at, index=index)
+        return changes, replace(reply, fingerprint=decoded.fingerprint) if decoded.fingerprint else reply
 
 
 def _chained(digest: bytes, index: int, changes: Iterable[Change], result: bytes) -> bytes:

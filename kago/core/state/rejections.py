@@ -24,6 +24,8 @@ class Rejection(Struct, frozen=True, kw_only=True, tag="rejected"):
     refusal: Refusal
     detail: str
     errors: tuple[FieldError, ...] = ()
+    fingerprint: str = ""
+    """The entry's."""
 
 
 class Accepted(Struct, frozen=True, kw_only=True, tag="accepted"):
@@ -35,6 +37,8 @@ class Accepted(Struct, frozen=True, kw_only=True, tag="accepted"):
     changed: bool = True
     count: int = 0
     """Pods that a leader's or agent's command made, bound, stopped, removed or changed; the others were passed over."""
+    fingerprint: str = ""
+    """The entry's."""
 
 
 Reply = Accepted | Rejection

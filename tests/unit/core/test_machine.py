@@ -73,10 +73,10 @@ def leader_command(tables: Tables, kind: int, a: int, b: int, d: int) -> c.AnyCo
     match kind:
         case 0:
             return c.ClaimLeadership(server=f"s{a % 3}", term=tables.cluster.epoch + b % 3, cluster_id="other")
-        case 1 | 2 if deployment is not None:
+        case 1 | 2 | 9 if deployment is not None:
             revision, total = deployment.revision - int(d % 7 == 6), deployment.total_replicas
             return c.CreatePods(epoch=epoch, deployment_name=name, revision=revision, total_replicas=total, count=1 + b % 4)
-        case 3 | 4:
+        case 3 | 4 | 10 | 11:
             unplaced = sorted(tables.unplaced_ids)[:5] + list(ids)
             assignments = tuple(c.Assignment(pod_id=id, node_name=NODES[(a + n) % len(NODES)]) for n, id in enumerate(unplaced))
             return c.AssignPods(epoch=epoch, assignments=assignments)
@@ -218,3 +218,10 @@ def test_neighbours_suffixes_differ_at_first_sight() -> None:
     suffixes = [_suffix(number) for number in range(2_000_000, 2_000_500)]
     assert len(set(suffixes)) == 500
     assert all(one[0] != other[0] for one, other in pairwise(suffixes))
+
+
+def test_the_digest_covers_replies() -> None:
+    machine, other = Machine(), Machine()
+    machine.apply(1, encode_entry(c.DeletePod(id="nobody"), 1.0))
+    other.apply(1, encode_entry(c.DeleteNode(name="nobody"), 1.0))
+    assert machine.digest != other.digest

@@ -28,7 +28,8 @@ def test_images(image: str) -> None:
 
 @pytest.mark.parametrize("image", [
     "", "Nginx", "Team/nginx", "nginx:", "nginx latest", "nginx;rm -rf", "$(id)", "`id`", "nginx|x", "a" * 256, "nginx@sha256:abc",
-    "/nginx", "nginx/", "a//b", "-nginx", "nginx:t\n", "nginx:" + "t" * 129, "ngïnx", "../x", "http://x/y", "x@md5:" + "a" * 64, "nginx\x00", "a..b", "a___b",
+    "/nginx", "nginx/", "a//b", "-nginx", "nginx:t\n", "nginx:" + "t" * 129, "ngïnx", "../x", "http://x/y", "x@md5:" + "a" * 64,
+    "nginx\x00", "a..b", "a___b",
 ])
 def test_images_refused(image: str) -> None:
     assert pointers(image=image) == ["/image"]

@@ -138,7 +138,9 @@ class Outcome:
 
 
 class Cluster:
-    def __init__(self, *, seed: int = 1, members: tuple[str, ...] = MEMBERS, ablate: frozenset[str] = frozenset(), **settings: object) -> None:
+    def __init__(
+        self, *, seed: int = 1, members: tuple[str, ...] = MEMBERS, ablate: frozenset[str] = frozenset(), **settings: object
+    ) -> None:
         self.clock = FakeClock()
         self.random = Random(seed)
         self.members = members
@@ -159,8 +161,15 @@ class Cluster:
         self.fatal.pop(member, None)
         wire, machine = MemoryWire(self, member), ListMachine()
         config = RaftConfig(me=member, members=self.members, ablate=self.ablate, rejoin=rejoin, **self.settings)  # type: ignore[arg-type]
-        replica = Replica(config, machine, disk=self.disks[member], wire=wire, clock=self.clock, random=Random(self.random.random()),
-                          on_fatal=lambda error: self.fatal.__setitem__(member, error))
+        replica = Replica(
+            config,
+            machine,
+            disk=self.disks[member],
+            wire=wire,
+            clock=self.clock,
+            random=Random(self.random.random()),
+            on_fatal=lambda error: self.fatal.__setitem__(member, error),
+        )
         self.replicas[member], self.wires[member], self.machines[member] = replica, wire, machine
         replica.start()
 
@@ -237,9 +246,15 @@ class Cluster:
 
     def leader(self) -> str:
         """The one leader that everybody alive agrees on, once there is one."""
+
         def agreed() -> bool:
             names = {replica.engine.leader for replica in self.replicas.values()}
-            return len(names) == 1 and all(name in self.replicas and self.replicas[name].engine.leads_own_term for name in names if name) and None not in names
+            return (
+                len(names) == 1
+                and all(name in self.replicas and self.replicas[name].engine.leads_own_term for name in names if name)
+                and None not in names
+            )
+
         self.until(agreed)
         name = next(iter(self.replicas.values())).engine.leader
         assert name is not None

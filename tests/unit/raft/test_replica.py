@@ -132,7 +132,7 @@ def test_a_read_sees_what_was_acknowledged_elsewhere() -> None:
     for i in range(12):
         index = cluster.write(MEMBERS[i % 3], b"%d" % i).index
         read = cluster.read(MEMBERS[(i + 1) % 3])
-        cluster.until(lambda read=read: bool(read.told))
+        cluster.until(lambda told=read.told: bool(told))  # type: ignore[misc]
         assert isinstance(read.told[0], int) and read.told[0] >= index
 
 
@@ -179,7 +179,7 @@ def test_a_retry_from_beyond_the_table_of_replies_is_not_applied_twice() -> None
     follower = cluster.followers()[0]
     outcome = cluster.propose(follower, b"once", timeout_s=30)
     cluster.replicas[follower].step()
-    source, target, frame = next(item for item in cluster.in_flight if item[0] == follower and item[1] == leader)
+    source, _, frame = next(item for item in cluster.in_flight if item[0] == follower and item[1] == leader)
     cluster.replicas[leader].received(source, frame)
     cluster.replicas[leader].step()
     for peer in MEMBERS:
@@ -307,8 +307,9 @@ def test_a_late_acknowledgement_of_an_earlier_term_does_not_count() -> None:
     replica, follower = cluster.replicas[leader], cluster.followers()[0]
     cluster.run(0.2)
     before = replica.engine.match_index(follower)
-    replica.received(follower, encode(Ack(term=replica.engine.term - 1, seq=10, next_index=before + 1000, reset=False, success=True,
-                                          learner=False)))
+    replica.received(
+        follower, encode(Ack(term=replica.engine.term - 1, seq=10, next_index=before + 1000, reset=False, success=True, learner=False))
+    )
     replica.step()
     assert replica.engine.match_index(follower) == before
 
@@ -322,15 +323,32 @@ def test_a_leader_that_would_overwrite_what_is_committed_is_not_followed() -> No
     follower = cluster.followers()[0]
     engine = cluster.replicas[follower].engine
     index = engine.commit_index
-    wrong = AppendEntries(term=engine.term + 1, seq=1, commit=index, prev_index=index - 1, prev_term=engine.term_at(index - 1),
-                          entries=[(b"\x01", index, engine.term + 1)])
+    wrong = AppendEntries(
+        term=engine.term + 1,
+        seq=1,
+        commit=index,
+        prev_index=index - 1,
+        prev_term=engine.term_at(index - 1),
+        entries=[(b"\x01", index, engine.term + 1)],
+    )
     cluster.replicas[follower].received(leader, encode(wrong))
     cluster.replicas[follower].step()
     assert "overwrite committed" in str(cluster.fatal[follower])
 
 
-@pytest.mark.parametrize("frame", [b"", b"\x00", b"\x93\x01\x02\x03", b"\xc1", b"\x98\x01\xff\x01\x01\x01\x01\x90", b"\x92\x63\x01",
-                                   b"\x93\x08\x01\x01", b"\x92\x08\xcf" + b"\xff" * 8])
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"",
+        b"\x00",
+        b"\x93\x01\x02\x03",
+        b"\xc1",
+        b"\x98\x01\xff\x01\x01\x01\x01\x90",
+        b"\x92\x63\x01",
+        b"\x93\x08\x01\x01",
+        b"\x92\x08\xcf" + b"\xff" * 8,
+    ],
+)
 def test_frames_that_are_not_messages(frame: bytes) -> None:
     with pytest.raises(Malformed):
         decode(frame)

@@ -1,0 +1,144 @@
+"""Answers of the API: things as they are encoded once, lists as their concatenation, watches as streams."""
+
+import asyncio
+from collections.abc import Iterable
+
+import msgspec
+from sanic import HTTPResponse, Request
+from sanic.response import raw
+
+from kago.core.state.changes import Thing
+from kago.server.feed import Feed, IndexTooOld, Subscription, put_line
+from kago.server.problems import CONTENT_TYPE, Refused, of_log_error
+from kago.server.requests import etag, flag, number, selected, topic_of
+from kago.server.store import Store
+from raft.errors import LogError
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+SSE = "text/event-stream"
+HEARTBEAT_S = 8.0
+AGENT_HEARTBEAT_S = 2.0
+"""Agents tell a dead master from a quiet one by it."""
+MAX_WATCHES = 10_000
+_Line = tuple[int | None, bytes]
+_BURST = 64
+"""Lines joined into one write."""
+
+
+def problem(request: Request, refused: Refused) -> HTTPResponse:
+    return raw(refused.body(request.path), status=refused.status, headers=refused.headers, content_type=CONTENT_TYPE)
+
+
+def thing_answer(store: Store, request: Request, thing: Thing, *, status: int = 200, headers: dict[str, str] | None = None) -> HTTPResponse:
+    """One thing, with its ETag; 304 where the client has it already."""
+    tag = etag(thing)
+    if request.method == "GET" and tag in (request.headers.get("if-none-match") or ""):
+        return raw(b"", status=304, headers={"etag": tag})
+    return raw(store.encodings.of(thing), status=status, headers={"etag": tag, **(headers or {})}, content_type=JSON)
+
+
+def list_answer(store: Store, things: Iterable[Thing]) -> HTTPResponse:
+    of = store.encodings.of
+    return raw(b"[" + b",".join([of(thing) for thing in things]) + b"]", content_type=JSON)
+
+
+def struct_answer(value: object, *, status: int = 200) -> HTTPResponse:
+    return raw(msgspec.json.encode(value), status=status, content_type=JSON)
+
+
+async def make_readable(store: Store, request: Request) -> None:
+    """Bring the tables to where this read may be answered. Refused (503)."""
+    try:
+        await store.catch_up(stale=flag(request, "stale"), min_index=number(request, "min_index"))
+    except LogError as error:
+        raise of_log_error(error) from None
+
+
+async def watch_answer(store: Store, request: Request, kind: str, things: Iterable[Thing]) -> None:
+    """Stream `things` (unless an index to go on from is given) and what happens to them from then on.
+
+    `things` is read in the same step as the subscription begins, so nothing is missed or told twice.
+    """
+    feed, after = store.feed, number(request, "index")
+    if feed.watchers >= MAX_WATCHES:
+        raise Refused(429, "rate-limited", f"{MAX_WATCHES} watches are open on this server; ask another one", headers={"retry-after": "5"})
+    try:
+        if after is not None and after > store.tables.index:
+            await store.log.wait_applied(after)
+        subscription = feed.subscribe(topic_of(request, kind), selected(request), after=after)
+    except IndexTooOld as error:
+        raise Refused(410, "index-too-old", f"{error}; list again, without index") from None
+    except LogError as error:
+        raise of_log_error(error) from None
+    try:
+        index = store.tables.index
+        # No id before the listing is whole: who breaks off within it must list again.
+        first: list[_Line] = [(None, put_line(index, store.encodings.of(thing))) for thing in things] if after is None else []
+        first += subscription.take()
+        first.append((index, _mark(store, "synced")))
+        await _Stream(store, request, feed, subscription).run(first)
+    finally:
+        feed.unsubscribe(subscription)
+
+
+class _Stream:
+    """One watch on one connection."""
+
+    def __init__(self, store: Store, request: Request, feed: Feed, subscription: Subscription) -> None:
+        self._store = store
+        self._request = request
+        self._feed = feed
+        self._subscription = subscription
+        self._sse = SSE in (request.headers.get("accept") or "")
+        self._beat_s = AGENT_HEARTBEAT_S if subscription.topic.startswith("pods/node/") else HEARTBEAT_S
+
+    async def run(self, first: list[_Line]) -> None:
+        response = await self._request.respond(
+            content_type=SSE if self._sse else NDJSON, headers={"cache-control": "no-store", **header_values(self._store)}
+        )
+        if response is None:
+            return
+        loop = asyncio.get_running_loop()
+        for start in range(0, len(first), _BURST):
+            await response.send(self._framed(first[start : start + _BURST]))
+        beat_at = loop.time() + self._beat_s
+        while not self._subscription.closed:
+            await self._subscription.wait(max(0.0, beat_at - loop.time()))
+            burst: list[_Line] = []
+            for item in self._subscription.take():
+                burst.append(item)
+                if len(burst) == _BURST:
+                    await response.send(self._framed(burst))
+                    burst = []
+            if loop.time() >= beat_at:
+                burst.append((self._store.tables.index, _mark(self._store, "heartbeat")))
+                beat_at = loop.time() + self._beat_s
+            if burst:
+                await response.send(self._framed(burst))
+        gone = Refused(410, "index-too-old", self._subscription.closed)
+        document = {"type": "error", "index": self._store.tables.index, "object": gone.document(self._request.path)}
+        await response.send(self._framed([(self._store.tables.index, msgspec.json.encode(document))]))
+        await response.eof()
+
+    def _framed(self, lines: Iterable[_Line]) -> bytes:
+        if self._sse:
+            return b"".join((b"" if index is None else b"id: %d\n" % index) + b"data: %b\n\n" % line for index, line in lines)
+        return b"".join(line + b"\n" for _, line in lines)
+
+
+def _mark(store: Store, kind: str) -> bytes:
+    tables = store.tables
+    return msgspec.json.encode({"type": kind, "index": tables.index, "epoch": tables.cluster.epoch})
+
+
+def header_values(store: Store) -> dict[str, str]:
+    """What every answer says about the state it was given from."""
+    status = store.status()
+    age = status.leader_contact_age_s
+    return {
+        "x-kago-index": str(store.tables.index),
+        "x-kago-leader": status.leader or "",
+        "x-kago-known-leader": "true" if status.leader is not None else "false",
+        "x-kago-last-contact": "" if age is None else str(round(age * 1000)),
+    }

@@ -1,0 +1,239 @@
+"""One control-plane server put together: log, state, leader's work and API in one process, on one event loop.
+
+Every part runs in one TaskGroup: a part that dies takes the process with it, loudly, instead of leaving a server that looks alive.
+"""
+
+import asyncio
+import gc
+import logging
+import signal
+import socket
+from importlib.metadata import version as installed_version
+from types import TracebackType
+from typing import Self
+
+import uvloop
+from sanic import HTTPResponse, Request, Sanic
+from sanic.exceptions import MethodNotAllowed, SanicException
+from sanic.server.async_server import AsyncioServer
+
+from kago.clock import Clock, SystemClock
+from kago.config import ServeConfig
+from kago.core.state.commands import RegisterServer
+from kago.server.answers import header_values, problem
+from kago.server.leader import Leader
+from kago.server.metrics import Metrics
+from kago.server.problems import Refused
+from kago.server.reports import Reports
+from kago.server.routes import cluster, deployments, nodes, pods
+from kago.server.store import Store
+from raft import open_replica
+from raft.contract import LogStatus, RaftConfig, ReplicatedLog
+from raft.errors import LogError, LogHalted, StartRefused
+
+_logger = logging.getLogger(__name__)
+MAX_BODY_BYTES = 4 * 1024 * 1024
+ANNOUNCE_AGAIN_S = 0.5
+VERSION = installed_version("kago")
+
+
+class Server:
+    """A server that can be started and stopped; `serve` runs one as a process."""
+
+    def __init__(self, config: ServeConfig, *, clock: Clock | None = None) -> None:
+        self.config = config
+        self.clock = clock or SystemClock()
+        self.store = Store(self.clock)
+        self.leader = Leader(config, self.store, self.clock)
+        self.fatal: asyncio.Future[LogError] = asyncio.get_running_loop().create_future()
+        """Resolved when the log halts by itself: the process must end."""
+        self._api: AsyncioServer | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.url = ""
+
+    async def start(self, log: ReplicatedLog | None = None) -> None:
+        """Open the log (or take `log`, already open over `store.machine`), then the API. StartRefused, OSError."""
+        own = _listen(self.config)
+        try:
+            opened = log if log is not None else await self._open_log()
+        except BaseException:
+            own.close()
+            raise
+        opened.on_role = self._role_changed
+        opened.on_message = self.leader.told
+        self.store.open(opened)
+        self.url = f"http://{self.config.host}:{own.getsockname()[1]}"
+        self._api = await _start_api(self, own)
+        self._tasks = [asyncio.create_task(self.leader.run(), name="leader"), asyncio.create_task(self._announce(), name="announce")]
+
+    async def run(self) -> None:
+        """Until cancelled; raises what any part died of."""
+        async with asyncio.TaskGroup() as parts:
+            for task in self._tasks:
+                parts.create_task(_follow(task))
+            parts.create_task(self._watch_log())
+
+    async def stop(self) -> None:
+        """Hand leadership over, end the watches, close everything. Idempotent."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        self.store.feed.close("this server stops; go on at another one")
+        if self._api is not None:
+            api, self._api = self._api, None
+            await asyncio.sleep(0)
+            api.close()  # type: ignore[no-untyped-call]
+            for connection in list(api.connections):
+                connection.close()
+        await self.store.log.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.stop()
+
+    def _role_changed(self, status: LogStatus) -> None:
+        _logger.info("role %s, leader %s, term %d", status.role.value, status.leader or "none", status.term)
+        self.leader.role_changed(status)
+
+    async def _open_log(self) -> ReplicatedLog:
+        config = self.config
+        raft = RaftConfig(me=config.me, members=config.members, rejoin=config.rejoin)
+        return await open_replica(
+            raft, self.store.machine, config.data_dir, clock=self.clock, insecure=config.insecure, on_fatal=self._log_halted
+        )
+
+    def _log_halted(self, error: LogError) -> None:
+        if not self.fatal.done():
+            self.fatal.set_result(error)
+
+    async def _watch_log(self) -> None:
+        raise await asyncio.shield(self.fatal)
+
+    async def _announce(self) -> None:
+        """Tell the cluster where this server's API is, until it knows."""
+        wanted = RegisterServer(id=self.config.me, api=self.config.api_url, software_version=VERSION)
+        while True:
+            try:
+                await self.store.submit(wanted)
+                return
+            except LogHalted:
+                raise
+            except LogError:
+                await asyncio.sleep(ANNOUNCE_AGAIN_S)
+
+
+async def _follow(task: "asyncio.Task[None]") -> None:
+    await asyncio.shield(task)
+
+
+def _listen(config: ServeConfig) -> socket.socket:
+    address = (config.host, config.port)
+    if ":" in config.host:
+        return socket.create_server(address, family=socket.AF_INET6, backlog=1024, dualstack_ipv6=config.host == "::")
+    return socket.create_server(address, backlog=1024)
+
+
+async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
+    app = Sanic(f"kago-{id(server):x}", configure_logging=False)
+    app.config.update(
+        {
+            "ACCESS_LOG": False,
+            "REQUEST_MAX_SIZE": MAX_BODY_BYTES,
+            "REQUEST_TIMEOUT": 10,
+            "RESPONSE_TIMEOUT": 60,
+            "KEEP_ALIVE_TIMEOUT": 75,
+            "GRACEFUL_SHUTDOWN_TIMEOUT": 1.0,
+            "MOTD": False,
+            "FALLBACK_ERROR_FORMAT": "json",
+        }
+    )
+    metrics, store = Metrics(server.store), server.store
+    parts = [
+        deployments.blueprint(store),
+        pods.blueprint(store),
+        nodes.blueprint(store, server.leader, Reports(store)),
+        cluster.blueprint(store, metrics, VERSION),
+    ]
+    for part in parts:
+        app.blueprint(part)
+
+    @app.on_response  # type: ignore[untyped-decorator]
+    async def finish(request: Request, response: HTTPResponse) -> None:
+        response.headers.update(header_values(store))
+        metrics.requests.labels(request.method, str(response.status)).inc()
+
+    @app.exception(Exception)
+    async def explain(request: Request, error: Exception) -> HTTPResponse:
+        return problem(request, _refusal(request, error))
+
+    api = await app.create_server(sock=own, return_asyncio_server=True, access_log=False)
+    if api is None:
+        raise OSError("the API could not be started")
+    await api.startup()  # type: ignore[no-untyped-call]
+    await api.start_serving()  # type: ignore[no-untyped-call]
+    return api
+
+
+def _refusal(request: Request, error: Exception) -> Refused:
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, MethodNotAllowed):
+        allowed = dict(error.headers or {})
+        return Refused(405, "method-not-allowed", f"{request.method} is not allowed on {request.path}", headers=allowed)
+    if isinstance(error, SanicException):
+        names = {400: "bad-request", 404: "not-found", 408: "timeout", 413: "too-large", 503: "timeout"}
+        status = error.status_code
+        detail = f"there is nothing at {request.path}" if status == 404 else str(error) or "the request cannot be served"
+        return Refused(status, names.get(status, "bad-request" if status < 500 else "internal"), detail)
+    _logger.error("bug: %s %s", request.method, request.path, exc_info=error)
+    return Refused(500, "internal", "this server has a bug here; its log has the details")
+
+
+async def serve(config: ServeConfig) -> int:
+    """Run until SIGTERM or SIGINT; the exit code."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    server = Server(config)
+    try:
+        await server.start()
+    except (StartRefused, OSError) as error:
+        _logger.error("cannot start: %s", error)
+        return 1
+    _logger.info("server %s of %s: API at %s, data in %s", config.me, ", ".join(config.members), config.api_url, config.data_dir)
+    gc.collect()
+    gc.freeze()
+    running, stopping = asyncio.create_task(server.run()), asyncio.create_task(stop.wait())
+    await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
+    code = 0
+    if not stop.is_set():
+        code = 1
+        cause = running.exception()
+        _logger.error("stopping: %s", "; ".join(map(str, _leaves(cause))), exc_info=None if _is_log_error(cause) else cause)
+    running.cancel()
+    stopping.cancel()
+    await asyncio.gather(running, stopping, return_exceptions=True)
+    await server.stop()
+    return code
+
+
+def _leaves(error: BaseException | None) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for part in error.exceptions for leaf in _leaves(part)]
+    return [] if error is None else [error]
+
+
+def _is_log_error(error: BaseException | None) -> bool:
+    return all(isinstance(leaf, LogError) for leaf in _leaves(error))
+
+
+def run(config: ServeConfig) -> None:
+    """`kago serve`: the whole process. Raises SystemExit where it did not end as asked."""
+    code = uvloop.run(serve(config))
+    if code:
+        raise SystemExit(code)

@@ -1,0 +1,206 @@
+"""The feed of changes: a ring of the last ones and the watchers of what comes.
+
+Listing and following are one step, for both happen on the event loop that applies: a watcher begins at the index its listing
+reflects and misses nothing after it. A watcher is woken by the topics it asked for only, and one that cannot keep up is closed rather than
+buffered without end. Each change is encoded once, however many read it.
+"""
+
+import asyncio
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+import msgspec
+
+from kago.core.model.cluster import Cluster
+from kago.core.model.deployment import Deployment
+from kago.core.model.node import Node
+from kago.core.model.pod import Pod
+from kago.core.state.changes import Change, Put, Thing
+
+MAX_RING_CHANGES = 100_000
+"""Changes kept for watchers that come back."""
+MAX_QUEUED_LINES = 20_000
+"""Lines a watcher may lie behind before it is closed."""
+
+_encoder = msgspec.json.Encoder()
+
+
+class IndexTooOld(Exception):
+    """The ring does not reach back that far: list again."""
+
+
+class Encodings:
+    """The JSON of each thing as it is now, made once and shared by all answers and watches."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], tuple[Thing, bytes]] = {}
+
+    def of(self, thing: Thing) -> bytes:
+        key = _key(thing)
+        known = self._known.get(key)
+        if known is not None and known[0] is thing:
+            return known[1]
+        encoded = _encoder.encode(thing)
+        self._known[key] = (thing, encoded)
+        return encoded
+
+    def forget(self, thing: Thing) -> None:
+        self._known.pop(_key(thing), None)
+
+    def clear(self) -> None:
+        self._known.clear()
+
+
+def _key(thing: Thing) -> tuple[str, str]:
+    if isinstance(thing, Cluster):
+        return "Cluster", ""
+    return thing.kind, thing.id if isinstance(thing, Pod) else getattr(thing, "name", "")
+
+
+def topics_of(thing: Thing) -> tuple[str, ...]:
+    """The topics a change of `thing` concerns."""
+    if isinstance(thing, Pod):
+        return ("pods", f"pods/deployment/{thing.deployment_name}", f"pods/node/{thing.node_name}")
+    if isinstance(thing, Deployment):
+        return ("deployments",)
+    if isinstance(thing, Node):
+        return ("nodes",)
+    return ()
+
+
+class Subscription:
+    """One watcher's queue of lines. Iterate `ready()` after `wait()`; `closed` says why it ended."""
+
+    def __init__(self, topic: str, wanted: Callable[[Thing], bool], index: int) -> None:
+        self.topic = topic
+        self.wanted = wanted
+        self.index = index
+        """Everything up to here is in the queue or was taken from it."""
+        self.closed = ""
+        self._lines: deque[tuple[int, bytes]] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+
+    def push(self, index: int, line: bytes) -> None:
+        if len(self._lines) >= MAX_QUEUED_LINES:
+            self.close("the watcher reads slower than the cluster changes; list again")
+            return
+        self._lines.append((index, line))
+        self._wake()
+
+    def close(self, reason: str) -> None:
+        self.closed = self.closed or reason
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Until there is something or it is closed; False at the time-out."""
+        if self._lines or self.closed:
+            return True
+        self._waiter = asyncio.get_running_loop().create_future()
+        handle = asyncio.get_running_loop().call_later(timeout_s, self._wake)
+        try:
+            await self._waiter
+        finally:
+            handle.cancel()
+            self._waiter = None
+        return bool(self._lines or self.closed)
+
+    def take(self) -> Iterator[tuple[int, bytes]]:
+        while self._lines:
+            yield self._lines.popleft()
+
+
+class Feed:
+    """Takes every applied entry's changes, in order."""
+
+    def __init__(self, encodings: Encodings, *, ring_changes: int = MAX_RING_CHANGES) -> None:
+        self.index = 0
+        """Of the last entry published."""
+        self._encodings = encodings
+        self._limit = ring_changes
+        self._ring: deque[tuple[int, tuple[Change, ...]]] = deque()
+        self._held = 0
+        self._floor = 0
+        """Everything after this index is in the ring."""
+        self._topics: dict[str, dict[Subscription, None]] = {}
+
+    @property
+    def watchers(self) -> int:
+        return sum(map(len, self._topics.values()))
+
+    def publish(self, index: int, changes: tuple[Change, ...]) -> None:
+        self.index = index
+        if not changes:
+            return
+        self._ring.append((index, changes))
+        self._held += len(changes)
+        while self._held > self._limit and len(self._ring) > 1:
+            self._floor, dropped = self._ring.popleft()
+            self._held -= len(dropped)
+        for change in changes:
+            self._tell(index, change)
+
+    def restored(self, index: int) -> None:
+        """A snapshot replaced the state: nobody can follow across it."""
+        self.index = self._floor = index
+        self._ring.clear()
+        self._held = 0
+        self._encodings.clear()
+        for subscription in [s for topic in self._topics.values() for s in topic]:
+            subscription.close("this server caught up by a snapshot; list again")
+
+    def close(self, reason: str) -> None:
+        for subscription in [s for topic in self._topics.values() for s in topic]:
+            subscription.close(reason)
+
+    def subscribe(self, topic: str, wanted: Callable[[Thing], bool], *, after: int | None = None) -> Subscription:
+        """Follow `topic` from `after` on (None: from now). Raises IndexTooOld. `unsubscribe` when done."""
+        start = self.index if after is None else after
+        if start < self._floor:
+            raise IndexTooOld(f"index {start} is older than what is kept here (from {self._floor + 1})")
+        subscription = Subscription(topic, wanted, start)
+        for index, changes in self._since(start):
+            for change in changes:
+                thing = change.after if isinstance(change, Put) else change.before
+                if topic in topics_of(thing) and wanted(thing):
+                    subscription.push(index, self._line(index, change))
+        self._topics.setdefault(topic, {})[subscription] = None
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        topic = self._topics.get(subscription.topic)
+        if topic is not None:
+            topic.pop(subscription, None)
+            if not topic:
+                del self._topics[subscription.topic]
+
+    def _since(self, start: int) -> Iterable[tuple[int, tuple[Change, ...]]]:
+        if not self._ring or start >= self._ring[-1][0]:
+            return ()
+        entries = list(self._ring)
+        return entries[bisect_right(entries, start, key=lambda entry: entry[0]) :]
+
+    def _tell(self, index: int, change: Change) -> None:
+        if not isinstance(change, Put):
+            self._encodings.forget(change.before)
+        thing = change.after if isinstance(change, Put) else change.before
+        line: bytes | None = None
+        for topic in topics_of(thing):
+            for subscription in list(self._topics.get(topic, ())):
+                if subscription.wanted(thing):
+                    line = line if line is not None else self._line(index, change)
+                    subscription.push(index, line)
+
+    def _line(self, index: int, change: Change) -> bytes:
+        if isinstance(change, Put):
+            return put_line(index, self._encodings.of(change.after))
+        return b'{"type":"removed","index":%d,"object":%b}' % (index, _encoder.encode(change.before))
+
+
+def put_line(index: int, encoded: bytes) -> bytes:
+    """A watch event that says a thing is now so."""
+    return b'{"type":"put","index":%d,"object":%b}' % (index, encoded)

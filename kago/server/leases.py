@@ -1,0 +1,132 @@
+"""Heartbeats in the leader's memory: who was heard when, and whose lease has run out.
+
+They never enter the log; only verdicts do. Everything here is handed its time (monotonic seconds), so that a test is its own clock.
+Whoever becomes leader starts all leases anew, and a leader that was not running itself (paused, starved) blames nobody for
+the silence it slept through.
+"""
+
+import heapq
+from collections.abc import Iterable
+
+from kago.core.controllers.eviction import Liveness
+
+HEARTBEATS_PER_S = 500.0
+"""Of all nodes together; beyond it each node's interval stretches."""
+LEASE_BEATS = 5
+PAUSE_S = 1.0
+"""A gap between two ticks longer than this is ours, not the nodes'."""
+
+
+class _Lease:
+    __slots__ = ("expired", "heard_at", "incarnation", "leaving", "returned")
+
+    def __init__(self, heard_at: float) -> None:
+        self.heard_at = heard_at
+        self.incarnation: int | None = None
+        self.expired = False
+        self.leaving = False
+        self.returned = False
+
+
+class Leases:
+    """The leader's; `gained` and `lost` tell when it is one."""
+
+    def __init__(self, *, lease_s: float, heartbeat_s: float) -> None:
+        self._lease_s = lease_s
+        self._heartbeat_s = heartbeat_s
+        self._leases: dict[str, _Lease] = {}
+        self._heap: list[tuple[float, str]] = []
+        self._expired: dict[str, None] = {}
+        self._leaving: dict[str, None] = {}
+        self._ticked_at = 0.0
+        self._count = 0
+
+    def interval_s(self, nodes: int) -> float:
+        """Seconds between two heartbeats of one of `nodes` nodes."""
+        return max(self._heartbeat_s, nodes / HEARTBEATS_PER_S)
+
+    def lease_s(self, nodes: int) -> float:
+        return max(self._lease_s, LEASE_BEATS * self.interval_s(nodes))
+
+    def gained(self, names: Iterable[str], now: float) -> None:
+        """We lead: nobody is late before a whole lease, and two heartbeats, have passed with us."""
+        self.lost()
+        self._leases = {name: _Lease(now) for name in names}
+        self._count = len(self._leases)
+        self._heap = [(now + self.lease_s(self._count), name) for name in sorted(self._leases)]
+        heapq.heapify(self._heap)
+        self._ticked_at = now
+
+    def lost(self) -> None:
+        for held in (self._leases, self._heap, self._expired, self._leaving):
+            held.clear()
+
+    def heard(self, name: str, incarnation: int, now: float, *, leaving: bool = False) -> bool:
+        """A heartbeat came in. True if the leader has something to decide by it."""
+        lease = self._leases.get(name)
+        if lease is None:
+            lease = self._leases[name] = _Lease(now)
+            self._count = len(self._leases)
+            heapq.heappush(self._heap, (now + self.lease_s(self._count), name))
+        news = lease.expired or leaving != lease.leaving or lease.incarnation != incarnation
+        if lease.expired:
+            lease.expired = False
+            del self._expired[name]
+            heapq.heappush(self._heap, (now + self.lease_s(self._count), name))
+        lease.heard_at = max(lease.heard_at, now)
+        lease.incarnation = incarnation
+        lease.leaving = leaving
+        lease.returned = not leaving
+        if leaving:
+            self._leaving[name] = None
+        else:
+            self._leaving.pop(name, None)
+        return news
+
+    def forget(self, name: str) -> None:
+        """The node is deleted."""
+        for held in (self._leases, self._expired, self._leaving):
+            held.pop(name, None)
+
+    def tick(self, now: float) -> None:
+        """Called several times a second while we lead; a gap means that we were not running."""
+        gap = now - self._ticked_at
+        self._ticked_at = now
+        if gap > PAUSE_S:
+            for lease in self._leases.values():
+                if not lease.expired:
+                    lease.heard_at += gap
+
+    def age_s(self, name: str, now: float) -> float | None:
+        """Seconds since a node was heard; None where it never was."""
+        lease = self._leases.get(name)
+        return None if lease is None or lease.incarnation is None else max(0.0, now - lease.heard_at)
+
+    def liveness(self, down: Iterable[str], now: float) -> Liveness:
+        """What to decide on. `down` are the nodes that are not ready by the tables; the cost is what ran out, not what exists."""
+        lease_s = self.lease_s(self._count)
+        while self._heap and self._heap[0][0] <= now:
+            _, name = heapq.heappop(self._heap)
+            lease = self._leases.get(name)
+            if lease is None or lease.expired:
+                continue
+            due = lease.heard_at + lease_s
+            if due <= now:
+                lease.expired = True
+                self._expired[name] = None
+                self._leaving.pop(name, None)
+            else:
+                heapq.heappush(self._heap, (due, name))
+        expired = tuple(sorted(self._expired))
+        heard = tuple(
+            (name, lease.incarnation)
+            for name in down
+            if (lease := self._leases.get(name)) is not None and lease.returned and not lease.expired and lease.incarnation is not None
+        )
+        return Liveness(
+            expired=expired,
+            heard=heard,
+            leaving=tuple(sorted(self._leaving)),
+            next_expiry=self._heap[0][0] if self._heap else None,
+            silent_s={name: now - self._leases[name].heard_at for name in expired},
+        )

@@ -1,0 +1,81 @@
+"""The cluster itself: health, readiness, members, metrics, and the description of this API."""
+
+from sanic import Blueprint, HTTPResponse, Request
+from sanic.response import html, raw
+
+from kago.server.answers import struct_answer
+from kago.server.metrics import CONTENT_TYPE, Metrics
+from kago.server.openapi import PAGE, document
+from kago.server.problems import unavailable
+from kago.server.store import Store
+from raft.contract import LogStatus
+
+
+def blueprint(store: Store, metrics: Metrics, version: str) -> Blueprint:
+    routes = Blueprint("cluster")
+    description = document(version)
+
+    @routes.get("/health")
+    async def health(request: Request) -> HTTPResponse:
+        return struct_answer({"status": "healthy", "version": version})
+
+    @routes.get("/ready")
+    async def ready(request: Request) -> HTTPResponse:
+        status = store.status()
+        if status.leader is None:
+            raise unavailable("no-leader", _missing(status))
+        if not status.caught_up:
+            raise unavailable("catching-up", f"this server has applied {status.raft_applied_index} of {status.raft_commit_index} log entries")
+        return struct_answer({"status": "ready", "leader": status.leader, "role": status.role.value})
+
+    @routes.get("/cluster")
+    async def cluster(request: Request) -> HTTPResponse:
+        return struct_answer(_describe(store))
+
+    @routes.get("/metrics")
+    async def scrape(request: Request) -> HTTPResponse:
+        return raw(metrics.render(), content_type=CONTENT_TYPE)
+
+    @routes.get("/openapi.json")
+    async def openapi(request: Request) -> HTTPResponse:
+        return raw(description, content_type="application/json")
+
+    @routes.get("/docs")
+    async def docs(request: Request) -> HTTPResponse:
+        return html(PAGE)
+
+    return routes
+
+
+def _describe(store: Store) -> dict[str, object]:
+    status, servers = store.status(), store.tables.servers
+    members = []
+    for member in status.members:
+        known = member.raft_index or None
+        members.append(
+            {
+                "id": member.id,
+                "address": member.id,
+                "api": servers[member.id].api if member.id in servers else "",
+                "role": member.role,
+                "index": member.raft_index,
+                "lag": max(0, status.raft_last_index - known) if known is not None else None,
+                "contact_age_s": member.contact_age_s,
+            }
+        )
+    return {
+        "leader": status.leader,
+        "term": status.term,
+        "index": status.applied,
+        "cluster_id": store.tables.cluster.id,
+        "epoch": store.tables.cluster.epoch,
+        "server": status.me,
+        "members": members,
+    }
+
+
+def _missing(status: LogStatus) -> str:
+    down = [member.id for member in status.members if member.role == "down"]
+    up = len(status.members) - len(down)
+    who = f"; not reachable: {', '.join(down)}" if down else ""
+    return f"no leader is known; this server reaches {up} of {len(status.members)} servers, itself included{who}"

@@ -1,0 +1,82 @@
+"""/deployments: what users want."""
+
+from sanic import Blueprint, HTTPResponse, Request
+
+from kago.core.model.deployment import READ_ONLY_FIELDS, Deployment, DeploymentPatch, DeploymentSpec
+from kago.core.model.validation import check_spec
+from kago.core.state.commands import CreateDeployment, DeleteDeployment, UpdateDeployment
+from kago.server.answers import list_answer, make_readable, struct_answer, thing_answer, watch_answer
+from kago.server.problems import Refused, not_found
+from kago.server.requests import convert, flag, if_match, read_json, selected, spec_version
+from kago.server.routes.writes import write
+from kago.server.store import Store
+
+
+def blueprint(store: Store) -> Blueprint:
+    routes = Blueprint("deployments", url_prefix="/deployments")
+
+    @routes.get("/")
+    async def list_all(request: Request) -> HTTPResponse | None:
+        await make_readable(store, request)
+        wanted = selected(request)
+        found = [store.tables.deployments[name] for name in sorted(store.tables.deployments)]
+        things = [thing for thing in found if wanted(thing)]
+        if flag(request, "watch"):
+            await watch_answer(store, request, "deployments", things)
+            return None
+        return list_answer(store, things)
+
+    @routes.get("/<name:str>")
+    async def get_one(request: Request, name: str) -> HTTPResponse:
+        await make_readable(store, request)
+        return thing_answer(store, request, _find(store, name))
+
+    @routes.post("/")
+    async def create(request: Request) -> HTTPResponse:
+        spec = convert(_without_read_only(read_json(request)), DeploymentSpec)
+        _check(spec)
+        dry_run = flag(request, "dry_run")
+        made, _ = await write(store, request, CreateDeployment(spec=spec), Deployment, spec.name)
+        headers = {} if dry_run else {"location": f"/deployments/{spec.name}"}
+        if made is None:  # repeated under its key after it was deleted again
+            made = Deployment(**{name: getattr(spec, name) for name in spec.__struct_fields__})
+        return thing_answer(store, request, made, status=200 if dry_run else 201, headers=headers)
+
+    @routes.put("/<name:str>")
+    async def update(request: Request, name: str) -> HTTPResponse:
+        body = _without_read_only(read_json(request))
+        if body.pop("name", name) != name:
+            raise Refused(422, "validation", f"/name: the path says {name!r}; a deployment cannot be renamed")
+        patch = convert(body, DeploymentPatch)
+        command = UpdateDeployment(name=name, patch=patch, if_match=if_match(request, spec_version))
+        made, reply = await write(store, request, command, Deployment, name)
+        if made is None:
+            raise not_found("deployment", name)
+        return thing_answer(store, request, made, headers={"x-kago-changed": "true" if reply.changed else "false"})
+
+    @routes.delete("/<name:str>")
+    async def delete(request: Request, name: str) -> HTTPResponse:
+        before = store.tables.deployments.get(name)
+        command = DeleteDeployment(name=name, if_match=if_match(request, spec_version))
+        _, reply = await write(store, request, command, Deployment, name)
+        return thing_answer(store, request, before) if before is not None else struct_answer({"name": name, "version": reply.version})
+
+    return routes
+
+
+def _find(store: Store, name: str) -> Deployment:
+    found = store.tables.deployments.get(name)
+    if found is None:
+        raise not_found("deployment", name)
+    return found
+
+
+def _check(spec: DeploymentSpec) -> None:
+    errors = check_spec(spec)
+    if errors:
+        raise Refused(422, "validation", "; ".join(f"{error.pointer}: {error.detail}" for error in errors), errors=errors)
+
+
+def _without_read_only(body: dict[str, object]) -> dict[str, object]:
+    """So that what was read, edited and sent back is understood."""
+    return {name: value for name, value in body.items() if name not in READ_ONLY_FIELDS}

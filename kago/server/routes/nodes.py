@@ -1,0 +1,116 @@
+"""/nodes: the machines, and what their agents say."""
+
+from sanic import Blueprint, HTTPResponse, Request
+
+from kago.core.model.node import Node
+from kago.core.model.report import Heartbeat, HeartbeatReply, Registration, RegistrationReply
+from kago.core.model.validation import check_registration
+from kago.core.state.commands import DeleteNode, RegisterNode
+from kago.core.state.rejections import Rejection
+from kago.server.answers import list_answer, make_readable, struct_answer, thing_answer, watch_answer
+from kago.server.leader import Leader
+from kago.server.problems import Refused, not_found, of_log_error, of_rejection
+from kago.server.reports import Reports
+from kago.server.requests import convert, flag, read_json, selected
+from kago.server.routes.writes import write
+from kago.server.store import Store
+from raft.errors import LogError
+
+
+def blueprint(store: Store, leader: Leader, reports: Reports) -> Blueprint:
+    routes = Blueprint("nodes", url_prefix="/nodes")
+
+    @routes.get("/")
+    async def list_all(request: Request) -> HTTPResponse | None:
+        await make_readable(store, request)
+        wanted = selected(request)
+        things = [node for name in sorted(store.tables.nodes) if wanted(node := store.tables.nodes[name])]
+        if flag(request, "watch"):
+            await watch_answer(store, request, "nodes", things)
+            return None
+        return list_answer(store, things)
+
+    @routes.get("/<name:str>")
+    async def get_one(request: Request, name: str) -> HTTPResponse:
+        await make_readable(store, request)
+        node = store.tables.nodes.get(name)
+        if node is None:
+            raise not_found("node", name)
+        return thing_answer(store, request, node)
+
+    @routes.delete("/<name:str>")
+    async def delete(request: Request, name: str) -> HTTPResponse:
+        before = store.tables.nodes.get(name)
+        await write(store, request, DeleteNode(name=name, force=flag(request, "force")), Node, name)
+        return thing_answer(store, request, before) if before is not None else struct_answer({"name": name})
+
+    @routes.post("/register")
+    async def register(request: Request) -> HTTPResponse:
+        registration = convert(read_json(request), Registration)
+        errors = check_registration(registration)
+        if errors:
+            raise Refused(422, "validation", "; ".join(f"{error.pointer}: {error.detail}" for error in errors), errors=errors)
+        try:
+            reply = await store.submit(RegisterNode(registration=registration))
+        except LogError as error:
+            raise of_log_error(error) from None
+        if isinstance(reply, Rejection):
+            raise of_rejection(reply)
+        leader.heard(registration.name, registration.incarnation, leaving=False)
+        cluster, nodes = store.tables.cluster, len(store.tables.nodes)
+        return struct_answer(
+            RegistrationReply(
+                cluster_id=cluster.id,
+                index=store.tables.index,
+                epoch=cluster.epoch,
+                heartbeat_s=leader.leases.interval_s(nodes),
+                lease_s=leader.leases.lease_s(nodes),
+                servers=server_urls(store),
+            )
+        )
+
+    @routes.post("/<name:str>/heartbeat")
+    async def heartbeat(request: Request, name: str) -> HTTPResponse:
+        beat = convert(read_json(request), Heartbeat)
+        node = store.tables.nodes.get(name)
+        if node is None or node.incarnation < beat.incarnation:
+            # Perhaps only this server lags behind: registered a moment ago through another one.
+            node = await _known(store, name, beat)
+        if node.id != beat.node_id or node.incarnation != beat.incarnation:
+            raise Refused(
+                409, "stale-incarnation", f"node {name} is held by agent {node.id} in its life {node.incarnation}; this one must stop acting"
+            )
+        leader.heard(name, beat.incarnation, leaving=beat.leaving)
+        if beat.pods:
+            try:
+                await reports.submit(name, beat)
+            except LogError as error:
+                raise of_log_error(error) from None
+        nodes = len(store.tables.nodes)
+        return struct_answer(
+            HeartbeatReply(
+                index=store.tables.index,
+                epoch=store.tables.cluster.epoch,
+                heartbeat_s=leader.leases.interval_s(nodes),
+                lease_s=leader.leases.lease_s(nodes),
+                servers=server_urls(store),
+            )
+        )
+
+    return routes
+
+
+async def _known(store: Store, name: str, beat: Heartbeat) -> Node:
+    try:
+        await store.catch_up(stale=False, min_index=None)
+    except LogError as error:
+        raise of_log_error(error) from None
+    node = store.tables.nodes.get(name)
+    if node is None or node.incarnation < beat.incarnation:
+        raise not_found("node", name)
+    return node
+
+
+def server_urls(store: Store) -> tuple[str, ...]:
+    """API URLs of all servers that announced themselves."""
+    return tuple(store.tables.servers[id].api for id in sorted(store.tables.servers))

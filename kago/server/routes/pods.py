@@ -1,0 +1,58 @@
+"""/pods: what runs, or should."""
+
+from collections.abc import Iterable
+
+from sanic import Blueprint, HTTPResponse, Request
+
+from kago.core.model.pod import Pod
+from kago.core.state.commands import DeletePod
+from kago.server.answers import list_answer, make_readable, thing_answer, watch_answer
+from kago.server.problems import not_found
+from kago.server.requests import flag, selected
+from kago.server.routes.writes import write
+from kago.server.store import Store
+
+
+def blueprint(store: Store) -> Blueprint:
+    routes = Blueprint("pods", url_prefix="/pods")
+
+    @routes.get("/")
+    async def list_all(request: Request) -> HTTPResponse | None:
+        await make_readable(store, request)
+        wanted = selected(request)
+        things = [pod for pod in _candidates(store, request) if wanted(pod)]
+        if flag(request, "watch"):
+            await watch_answer(store, request, "pods", things)
+            return None
+        return list_answer(store, things)
+
+    @routes.get("/<name:str>")
+    async def get_one(request: Request, name: str) -> HTTPResponse:
+        await make_readable(store, request)
+        return thing_answer(store, request, _find(store, name))
+
+    @routes.delete("/<name:str>")
+    async def delete(request: Request, name: str) -> HTTPResponse:
+        await make_readable(store, request)
+        pod = _find(store, name)
+        after, _ = await write(store, request, DeletePod(id=pod.id), Pod, pod.id)
+        return thing_answer(store, request, after if after is not None else pod)
+
+    return routes
+
+
+def _candidates(store: Store, request: Request) -> Iterable[Pod]:
+    """Sorted by name; only those of one node or deployment where that is asked for."""
+    node, deployment = request.args.get("node_name"), request.args.get("deployment_name")
+    if node:
+        return store.tables.pods_of_node(node)
+    if deployment:
+        return store.tables.pods_of_deployment(deployment)
+    return sorted(store.tables.pods.values(), key=lambda pod: pod.name)
+
+
+def _find(store: Store, name: str) -> Pod:
+    id = store.tables.pod_id(name)
+    if id is None:
+        raise not_found("pod", name)
+    return store.tables.pods[id]

@@ -1,0 +1,53 @@
+"""One way for every mutation: dry run or log, refusal or thing."""
+
+from typing import Any, TypeVar
+
+from sanic import Request
+
+from kago.core.model.deployment import Deployment
+from kago.core.model.node import Node
+from kago.core.model.pod import Pod
+from kago.core.state.changes import Put
+from kago.core.state.commands import AnyCommand
+from kago.core.state.machine import decide
+from kago.core.state.rejections import Accepted, Rejection, Reply
+from kago.server.problems import Refused, of_log_error, of_rejection
+from kago.server.requests import fingerprint, flag
+from kago.server.store import Store, request_id
+from raft.errors import LogError
+
+T = TypeVar("T", Deployment, Pod, Node)
+
+
+async def write(store: Store, request: Request, command: AnyCommand, kind: type[T], key: str) -> tuple[T | None, Accepted]:
+    """Do `command`; the thing it is about as it is afterwards (None: gone). Refused where it was not done.
+
+    `key` is the thing's key in its table.
+    """
+    if flag(request, "dry_run"):
+        changes, reply = decide(store.tables, command, at=store.clock.now(), index=store.tables.index + 1)
+        accepted = _accepted(reply)
+        after = [change.after for change in changes if isinstance(change, Put) and isinstance(change.after, kind)]
+        made = next((thing for thing in after if key in (thing.name, getattr(thing, "id", ""))), None)
+        return made if made is not None else _table(store, kind).get(key), accepted
+    mark = fingerprint(request)
+    identity = request_id(request.method, request.path, request.headers["idempotency-key"]) if mark else None
+    try:
+        reply = await store.submit(command, request_id=identity, fingerprint=mark)
+    except LogError as error:
+        raise of_log_error(error) from None
+    if reply.fingerprint != mark:
+        raise Refused(409, "conflict", "this Idempotency-Key was used before for a request with another body; use a new key")
+    return _table(store, kind).get(key), _accepted(reply)
+
+
+def _table(store: Store, kind: type[T]) -> dict[str, T]:
+    tables: dict[type, Any] = {Deployment: store.tables.deployments, Pod: store.tables.pods, Node: store.tables.nodes}
+    found: dict[str, T] = tables[kind]
+    return found
+
+
+def _accepted(reply: Reply) -> Accepted:
+    if isinstance(reply, Rejection):
+        raise of_rejection(reply)
+    return reply

@@ -1,0 +1,88 @@
+"""The cluster's state on this server: writes go through the log, reads come from the tables, changes go to the feed.
+
+Log, state machine and API share one event loop, so a reader between two awaits sees one index and nothing half done.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable
+
+from kago.clock import Clock
+from kago.core.state.changes import Change
+from kago.core.state.commands import AnyCommand
+from kago.core.state.machine import Machine, decode_reply, encode_entry
+from kago.core.state.rejections import Reply
+from kago.core.state.tables import Tables
+from kago.server.feed import Encodings, Feed
+from raft.contract import LogStatus, ReplicatedLog
+
+_logger = logging.getLogger(__name__)
+WRITE_TIMEOUT_S = 2.0
+"""A write waits this long for a leader and a majority."""
+READ_TIMEOUT_S = 2.0
+
+Listener = Callable[[int, tuple[Change, ...]], None]
+
+
+class Store:
+    """`open` gives it its log, once the log has been opened over `machine`."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.machine = Machine()
+        self.encodings = Encodings()
+        self.feed = Feed(self.encodings)
+        self.listeners: list[Listener] = []
+        """Called after each applied entry, before anybody is answered."""
+        self.restore_listeners: list[Callable[[], None]] = []
+        self.machine.on_changes = self._changed
+        self.machine.on_restored = self._restored
+        self._log: ReplicatedLog | None = None
+
+    def open(self, log: ReplicatedLog) -> None:
+        self._log = log
+
+    @property
+    def log(self) -> ReplicatedLog:
+        assert self._log is not None, "the store is used before its log is open"
+        return self._log
+
+    @property
+    def tables(self) -> Tables:
+        """As of now; read only."""
+        return self.machine.tables
+
+    def status(self) -> LogStatus:
+        return self.log.status()
+
+    async def submit(
+        self, command: AnyCommand, *, request_id: bytes | None = None, fingerprint: str = "", timeout_s: float = WRITE_TIMEOUT_S
+    ) -> Reply:
+        """Commit `command` and apply it here; the state machine's answer. Raises LogError."""
+        entry = encode_entry(command, self.clock.now(), fingerprint)
+        answer = await self.log.propose(entry, request_id=request_id, timeout_s=timeout_s)
+        return decode_reply(answer.result)
+
+    async def catch_up(self, *, stale: bool, min_index: int | None) -> None:
+        """Make the tables fit to be read: as they are, at least at an index, or linearizable. Raises LogError."""
+        if min_index is not None:
+            if min_index > self.tables.index:
+                await self.log.wait_applied(min_index, timeout_s=READ_TIMEOUT_S)
+        elif not stale:
+            await self.log.barrier(timeout_s=READ_TIMEOUT_S)
+
+    def _changed(self, index: int, changes: tuple[Change, ...]) -> None:
+        self.feed.publish(index, changes)
+        for listener in self.listeners:
+            listener(index, changes)
+
+    def _restored(self, index: int) -> None:
+        _logger.info("caught up by a snapshot, at index %d", index)
+        self.feed.restored(index)
+        for listener in self.restore_listeners:
+            listener()
+
+
+def request_id(method: str, path: str, key: str) -> bytes:
+    """The log's request id for an Idempotency-Key: the same on every server."""
+    return hashlib.blake2b(f"{method}\0{path}\0{key}".encode(), digest_size=32).digest()
