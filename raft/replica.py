@@ -134,7 +134,7 @@ class Replica(Member):
 def _settle(future: "asyncio.Future[_Outcome]") -> Callable[[_Outcome | LogError], None]:
     """What is told to the log's callback, told to `future`, unless its caller has gone."""
 
-    def done(outcome: _Outcome | LogError) -> None:
+    def done(outcome: "_Outcome | LogError") -> None:  # a string: it is evaluated at each call otherwise
         if future.done():
             return
         if isinstance(outcome, LogError):

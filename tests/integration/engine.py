@@ -81,7 +81,8 @@ class Engine:
         self.directory.mkdir(parents=True, exist_ok=True)
         if not self._networked:
             address = f"10.{200 + os.getpid() // 250 % 50}.{os.getpid() % 250}.1/24"
-            for command in (f"link add {self._bridge} type bridge", f"addr add {address} dev {self._bridge}", f"link set {self._bridge} up"):
+            name = self._bridge
+            for command in (f"link add {name} type bridge", f"addr add {address} dev {name}", f"link set {name} up"):
                 subprocess.run(["ip", *command.split()], check=True)
             self._networked = True
         with open(self.directory / "log", "ab") as log:
@@ -96,7 +97,7 @@ class Engine:
                 raise RuntimeError("dockerd did not start:\n" + (self.directory / "log").read_text()[-4000:])
             time.sleep(0.1)
 
-    def signal(self, number: int) -> None:
+    def send(self, number: int) -> None:
         assert self._process is not None
         self._process.send_signal(number)
 
@@ -113,7 +114,7 @@ class Engine:
         """Stop it and remove every trace."""
         try:
             if self._process is not None:
-                self.signal(signal.SIGCONT)
+                self.send(signal.SIGCONT)
                 self.stop()
         finally:
             if self._networked:

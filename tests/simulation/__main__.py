@@ -1,4 +1,4 @@
-"""`python -m tests.simulation`: run seeds, one, many, or as many as fit into some minutes; a failing one prints the command that repeats it."""
+"""`python -m tests.simulation`: one seed, many, or as many as fit into some minutes; a failing one prints the command that repeats it."""
 
 import argparse
 import itertools
@@ -49,8 +49,10 @@ def describe(outcome: Outcome) -> str:
     counts, answers = outcome.counts, outcome.answers
     faults = sum(n for kind, n in counts.items() if kind.startswith("fault-"))
     return (
-        f"seed {outcome.seed} trace {outcome.trace[:16]} faults {faults} done {answers.get('done', 0)} not-done {answers.get('not-done', 0)} "
-        f"unknown {answers.get('unknown', 0)} reads {answers.get('reads-done', 0)}/{answers.get('reads', 0)} restores {counts.get('restores', 0)} "
+        f"seed {outcome.seed} trace {outcome.trace[:16]} faults {faults} "
+        f"done {answers.get('done', 0)} not-done {answers.get('not-done', 0)} "
+        f"unknown {answers.get('unknown', 0)} reads {answers.get('reads-done', 0)}/{answers.get('reads', 0)} "
+        f"restores {counts.get('restores', 0)} "
         f"snapshots {counts.get('snapshots', 0)} elections {outcome.elections} stale leader {outcome.stale_leader_s} s "
         f"worst gap {outcome.worst_gap_s} s {outcome.kinds or 'ok'}"
     )
@@ -99,7 +101,8 @@ def main() -> int:
             print(f"\r{runs} runs, {simulated:.0f} s simulated, {failed} failed", end="", file=sys.stderr)
     took = time.monotonic() - started
     print(
-        f"{runs} runs, {simulated:.0f} s simulated in {took:.1f} s ({simulated / max(took, 0.001):.0f}x), {failed} failed {dict(kinds) or ''}"
+        f"{runs} runs, {simulated:.0f} s simulated in {took:.1f} s ({simulated / max(took, 0.001):.0f}x), "
+        f"{failed} failed {dict(kinds) or ''}"
     )
     print("  " + ", ".join(f"{name} {count}" for name, count in sorted(totals.items())))
     return 1 if failed else 0

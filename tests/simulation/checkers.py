@@ -1,7 +1,7 @@
 """What must never happen, and the books kept to notice it. None of this asks the code under test for its opinion of itself.
 
-Everything is judged by two facts the state machines report (this entry applied at this index; this state restored at this index), by the bytes
-on the simulated platters, and by what clients were told. With the index in every answer linearizability needs no search (RELIABILITY 3.2).
+Everything is judged by two facts the state machines report (this entry applied at this index; this state restored at this index), by the
+bytes on the simulated platters, and by what clients were told. With the index in every answer linearizability needs no search.
 """
 
 from collections import Counter

@@ -1,7 +1,8 @@
 """A disk that forgets: what was written, what was synced, and what is left of it after a kill -9 or a power loss.
 
-A `Platter` is the hardware and outlives processes; a `SimDisk` is one process's open door to it (`contract.Disk`) and is dead once that process
-is. Append-only files make the platter's contents a prefix of the page cache's: `Inode.synced` bytes are safe, the rest is a lottery per page.
+A `Platter` is the hardware and outlives processes; a `SimDisk` is one process's open door to it (`contract.Disk`) and is dead once that
+process is. Append-only files make the platter's contents a prefix of the page cache's: `Inode.synced` bytes are safe, the rest is a lottery
+for each page.
 """
 
 import errno

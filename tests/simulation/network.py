@@ -1,10 +1,11 @@
 """A network as TCP shows it: connections that keep order, hold bytes while a path is cut, and lose them only by breaking.
 
-`SimWire` is one process's end (`contract.Wire`). Everything that arrives is posted to the inbox of the receiving process, so a paused or busy
-process hears late, and a process that was killed never. A kill lets the peer see the close; a power loss or a cut lets it see nothing.
+`SimWire` is one process's end (`contract.Wire`). Everything that arrives is posted to the inbox of the receiving process, so a paused or
+busy process hears late, and a process that was killed never. A kill lets the peer see the close; a power loss or a cut lets it see nothing.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from msgspec import Struct
@@ -111,7 +112,7 @@ class Network:
         for end, peer in ((a, b), (b, a)):
             wire = self.wires.get(end)
             if wire is not None:
-                wire.host.post(lambda wire=wire, peer=peer, epoch=link.epoch - 1: wire.lost(peer, epoch, by_peer=seen_as_reset))  # type: ignore[misc]
+                wire.host.post(partial(wire.lost, peer, link.epoch - 1, by_peer=seen_as_reset))
 
     def process_gone(self, name: str, *, power: bool) -> None:
         """`power`: nobody is told. Otherwise the kernel closes the dead process's sockets, behind what it had sent."""

@@ -1,12 +1,13 @@
 """One server process on one simulated machine: its turns, its deaths, its disk, and the real replica inside.
 
-A process acts in turns: everything in its inbox, then one `Replica.step()`. A turn costs processor time, during which nothing else is heard; the
-next turn comes with the next input or when the replica says something is due.
+A process acts in turns: everything in its inbox, then one `Replica.step()`. A turn costs processor time, during which nothing else is
+heard; the next turn comes with the next input or when the replica says something is due.
 """
 
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from random import Random
 from typing import TypeVar
 
@@ -320,9 +321,9 @@ class Executor:
             try:
                 result = job(*args)
             except Exception as error:
-                tell(lambda error=error: future.set_exception(error))  # type: ignore[misc]
+                tell(partial(future.set_exception, error))
             else:
-                tell(lambda: future.set_result(result))
+                tell(partial(future.set_result, result))
 
         def tell(settle: Callable[[], None]) -> None:
             """The process hears of it when its own thread looks again: it may die between the rename and that."""

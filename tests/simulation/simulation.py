@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from hashlib import blake2b
 from types import ModuleType
 
@@ -55,7 +56,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 
 class Sizes(Struct, frozen=True, kw_only=True):
-    """Limits made so small that what takes megabytes in production happens all the time: many frames to catch up, many pieces a snapshot."""
+    """Limits made so small that what takes megabytes in production happens all the time: many frames to catch up, many pieces."""
 
     append: int
     window: int
@@ -171,7 +172,7 @@ class Simulation:
         while len(accepted) < len(self.names) and world.now < deadline:
             for name, process in sorted(self.processes.items()):
                 if name not in accepted and process.serving:
-                    self.clients.append(lambda name=name: accepted.add(name), process)  # type: ignore[misc]
+                    self.clients.append(partial(accepted.add, name), process)
             world.run_until(world.now + 0.5)
         if len(accepted) < len(self.names):
             missing = sorted(set(self.names) - accepted)
