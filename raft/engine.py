@@ -1,7 +1,7 @@
 """The one door to PySyncObj: a typed face over a private, pinned copy of it.
 
-PySyncObj keeps the election and the bookkeeping of the log. What it gets wrong is put right around it, in `guard.py`, by means
-of five overridden methods and seven replaced module globals, all named here and checked at import: another version, or one whose inside
+PySyncObj keeps the election and the bookkeeping of the log. What it gets wrong is put right around it, in `guard.py`, by means of
+three overridden methods and eight replaced module globals, all named here and checked at import: another version, or one whose inside
 looks different, is refused instead of trusted. Each replica runs its own copy of the module, so that clock, dice, journal and
 serializer are its own and replicas in one process (tests, simulation) cannot touch each other.
 """

@@ -4,11 +4,14 @@ The file is a magic word and then groups of records; one group is what one sync 
 
     payload length u32 · checksum u32 · payload (its first byte the type)
 
-little-endian; the checksum is CRC-32 over the payload, seeded with the record's own offset, so that neither a stale nor a moved
-record passes for one. Each group begins with a MARK that says up to which offset the file was durable before the group was written.
+little-endian; the checksum is CRC-32 over the payload, seeded with the record's own offset, so that a record that stands elsewhere
+than it was written does not pass for one. Each group begins with a MARK that says up to which offset the file was durable before the group was written.
 That is what tells damage from a crash: power loss can leave anything behind in the one group that was never synced, hence a bad
 record is cut off with all that follows, unless a later mark claims that the place was durable before: then somebody has read
 or answered for what stood there, and the file is refused.
+
+So the last group of all is taken at its word: damage to it cannot be told from a crash. To keep that window small a mark of its own
+follows within a second where no other group does (`onOneSecondTimer`), and when the journal is closed in order.
 
 Nothing is rewritten in place. A truncation is a record; compaction writes a new file and renames it over the old one.
 """
@@ -29,6 +32,7 @@ _MARK = struct.Struct("<cQ")
 _ENTRY = struct.Struct("<cQQ")
 _CUT = struct.Struct("<cQ")
 _BALLOT = struct.Struct("<cQ")
+_FRESH = ".new"
 _LONGEST = 16 * 1024 * 1024
 """No record is longer; a length beyond it is damage, not a length."""
 
@@ -39,12 +43,18 @@ LogEntry = tuple[bytes, int, int]
 class Journal:
     """PySyncObj's journal interface (its names), plus `dirty` and `sync`.
 
-    `snapshot` are the last two entries that the newest snapshot holds. Corrupt or StartRefused where what is on disk would lose what was
-    acknowledged.
+    `snapshot` are the last two entries that the newest snapshot holds; `must_exist` says that this data directory had a journal before.
+    Corrupt or StartRefused where what is on disk would lose what was acknowledged.
     """
 
     def __init__(
-        self, disk: Disk, *, name: str = "journal", snapshot: tuple[LogEntry, LogEntry] | None = None, ablate: frozenset[str] = frozenset()
+        self,
+        disk: Disk,
+        *,
+        name: str = "journal",
+        snapshot: tuple[LogEntry, LogEntry] | None = None,
+        must_exist: bool = False,
+        ablate: frozenset[str] = frozenset(),
     ) -> None:
         self._disk = disk
         self._name = name
@@ -54,7 +64,11 @@ class Journal:
         self._vote: str | None = None
         self._pending: list[bytes] = []
         self._failed: OSError | None = None
-        data = self._read(snapshot)
+        self._closed = False
+        self._unvouched = False
+        """Whether something stands in the file that no mark claims to be durable."""
+        disk.remove(name + _FRESH)
+        data = self._read(must_exist or snapshot is not None)
         good = self._replay(data)
         self._file = disk.open_append(name, truncate_to=good)
         self._end = good
@@ -64,25 +78,24 @@ class Journal:
         else:
             # What a killed process wrote may still be in the page cache only, and from here on it is answered for.
             self._file.sync()
-        if snapshot is not None:
-            self._align(*snapshot)
+        self._align(snapshot)
         self._base = self._end - sum(len(entry[0]) for entry in self._log)
         self.sync()
 
     # -- opening ---------------------------------------------------------------------------------------------------
 
-    def _read(self, snapshot: tuple[LogEntry, LogEntry] | None) -> bytes:
+    def _read(self, must_exist: bool) -> bytes:
         try:
             data = self._disk.read(self._name)
         except FileNotFoundError:
             data = b""
-        if (len(data) < len(MAGIC) and MAGIC.startswith(data)) or not data.strip(b"\0"):
-            if snapshot is not None:
-                raise Corrupt(f"{self._name} is missing or empty beside a snapshot: what was acknowledged since is lost with it. {_REJOIN}")
-            return b""
-        if not data.startswith(MAGIC):
+        if data.startswith(MAGIC):
+            return data
+        if len(data) > len(MAGIC):
             raise Corrupt(f"{self._name} at offset 0: this is no journal, or one of a version unknown here. {_REJOIN}")
-        return data
+        if must_exist:
+            raise Corrupt(f"{self._name} is missing or empty, and what was acknowledged is lost with it. {_REJOIN}")
+        return b""  # Nothing follows the magic word before that is durable, so a crash left this.
 
     def _replay(self, data: bytes) -> int:
         """Take in every whole record; where they end."""
@@ -93,6 +106,7 @@ class Journal:
                 self._refuse_damage(data, at)
                 return at
             self._take(payload, at)
+            self._unvouched = payload[:1] != b"S"
             at += _HEAD.size + len(payload)
         return at
 
@@ -124,19 +138,18 @@ class Journal:
                 raise Corrupt(f"{self._name} at offset {bad}: damaged record with good ones behind it (at {at}). {_REJOIN}")
             at = data.find(length, at + 1)
 
-    def _align(self, before: LogEntry, last: LogEntry) -> None:
+    def _align(self, snapshot: tuple[LogEntry, LogEntry] | None) -> None:
         """Let the journal begin where the snapshot ends: PySyncObj throws a journal away that does not, acknowledged tail and all (H2)."""
         if not self._log:
             return
-        first = self._log[0][1]
-        if first > before[1]:
-            raise StartRefused(
-                f"{self._name} begins at entry {first}, after the end of the newest usable snapshot ({last[1]}): "
-                f"what lies between is lost. {_REJOIN}"
-            )
-        skip = before[1] - first
-        if "align" not in self._ablate and 0 < skip < len(self._log) - 1 and self._log[skip : skip + 2] == [before, last]:
-            self.deleteEntriesTo(skip)
+        first, reached = self._log[0][1], snapshot[0][1] if snapshot is not None else 1
+        if first > reached:
+            usable = f"of the newest usable snapshot ({snapshot[1][1]})" if snapshot is not None else "of the log: there is no snapshot"
+            raise StartRefused(f"{self._name} begins at entry {first}, after the end {usable}: what lies between is lost. {_REJOIN}")
+        skip = reached - first
+        if snapshot is not None and "align" not in self._ablate and 0 < skip < len(self._log) - 1:
+            if self._log[skip : skip + 2] == list(snapshot):
+                self.deleteEntriesTo(skip)
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -152,8 +165,7 @@ class Journal:
 
     def sync(self) -> None:
         """Make everything added so far durable, with one write and one fdatasync. OSError is final: never try again."""
-        if self._failed is not None:
-            raise OSError(errno.EIO, f"{self._name} failed before: {self._failed}")
+        self._check_usable()
         if not self._pending:
             return
         data, self._pending = b"".join(self._pending), []
@@ -165,6 +177,10 @@ class Journal:
             self._failed = error
             raise
 
+    def _check_usable(self) -> None:
+        if self._failed is not None:
+            raise OSError(errno.EIO, f"{self._name} failed before: {self._failed}")
+
     def _append_raw(self, data: bytes) -> None:
         self._pending.append(data)
         self._end += len(data)
@@ -173,8 +189,14 @@ class Journal:
         if len(payload) > _LONGEST:
             raise ValueError(f"a record of {len(payload)} bytes could not be read back")
         if not self._pending:
-            self._append_raw(_encode(_MARK.pack(b"S", self._end), self._end))
+            self._mark()
         self._append_raw(_encode(payload, self._end))
+        self._unvouched = True
+
+    def _mark(self) -> None:
+        """Claim that everything so far is durable; only where nothing is pending."""
+        self._append_raw(_encode(_MARK.pack(b"S", self._end), self._end))
+        self._unvouched = False
 
     def add(self, command: bytes, idx: int, term: int) -> None:
         self._put(_ENTRY.pack(b"E", idx, term) + command)
@@ -192,37 +214,42 @@ class Journal:
     def deleteEntriesTo(self, entryTo: int) -> None:
         """Compact: a new file holds the ballot and the entries from position `entryTo` on, and replaces the old one once it is durable.
 
-        With a full disk the old file stays in use: what it holds too much is skipped when it is opened next.
+        Where it cannot be written, on a full disk say, the old file stays in use, untouched: what it holds too much is skipped when it is
+        opened next, and it is tried again after as much growth.
         """
-        kept = self._log[entryTo:]
-        fresh = self._name + ".new"
-        parts = [MAGIC]
-        end = len(MAGIC)
+        self._check_usable()
+        kept, fresh = self._log[entryTo:], self._name + _FRESH
+        data = self._compacted(kept)
+        try:
+            self._write_file(fresh, data)
+        except OSError as error:
+            _logger.error("%s is not compacted: %s; it goes on growing", self._name, error)
+            self._disk.remove(fresh)
+            self._log, self._base = kept, self._end
+            return
+        self._disk.replace(fresh, self._name)
+        self._file.close()
+        self._file = self._disk.open_append(self._name)
+        self._log, self._pending, self._unvouched = kept, [], False
+        self._end = self._base = len(data)
+
+    def _compacted(self, kept: list[LogEntry]) -> bytes:
+        parts, end = [MAGIC], len(MAGIC)
         for payload in (self._ballot(), *(_ENTRY.pack(b"E", index, term) + command for command, index, term in kept)):
             parts.append(_encode(payload, end))
             end += len(parts[-1])
         # The file gets its name when all of it is durable: any damage to it is damage, which the closing mark says.
         parts.append(_encode(_MARK.pack(b"S", end), end))
-        end += len(parts[-1])
-        self._disk.remove(fresh)
-        file = self._disk.open_append(fresh)
+        return b"".join(parts)
+
+    def _write_file(self, name: str, data: bytes) -> None:
+        self._disk.remove(name)
+        file = self._disk.open_append(name)
         try:
-            file.append(b"".join(parts))
+            file.append(data)
             file.sync()
-        except OSError as error:
+        finally:
             file.close()
-            self._disk.remove(fresh)
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            _logger.error("%s is not compacted: %s; it goes on growing", self._name, error)
-            self._log = kept
-            return
-        file.close()
-        self._disk.replace(fresh, self._name)
-        self._file.close()
-        self._file = self._disk.open_append(self._name)
-        self._log, self._pending = kept, []
-        self._end = self._base = end
 
     def _ballot(self) -> bytes:
         return _BALLOT.pack(b"V", self._term) + (self._vote or "").encode()
@@ -253,10 +280,23 @@ class Journal:
         return 1
 
     def onOneSecondTimer(self) -> None:
-        """Nothing is done by time."""
+        """Vouch for the last group where no other follows it."""
+        if self._unvouched and not self._pending:
+            self._mark()
 
     def close(self) -> None:
-        self._file.close()
+        """Vouch for what was synced; what was not, nobody has answered for. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._failed is None and self._unvouched and not self._pending:
+                self._mark()
+                self.sync()
+        except OSError as error:
+            _logger.error("%s is closed without its last mark: %s", self._name, error)
+        finally:
+            self._file.close()
 
     def _destroy(self) -> None:
         self.close()

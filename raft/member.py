@@ -12,6 +12,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+from raft import messages
 from raft.applier import Applier
 from raft.contract import Clock, Disk, LogStatus, RaftConfig, StateMachine, Wire
 from raft.engine import Engine
@@ -20,28 +21,7 @@ from raft.guard import Guard
 from raft.handover import HandOver
 from raft.identity import IDENTITY_USED, Identity
 from raft.journal import Journal
-from raft.messages import (
-    Ack,
-    AppendEntries,
-    AskPreVote,
-    AskRead,
-    Heartbeat,
-    HigherTerm,
-    Malformed,
-    Message,
-    PreVote,
-    Reach,
-    ReadAt,
-    Refused,
-    Relayed,
-    RequestVote,
-    SnapshotChunk,
-    Submit,
-    TimeoutNow,
-    Told,
-    Vote,
-    decode,
-)
+from raft.messages import Malformed, Message, Relayed, Told, decode
 from raft.pipeline import NEVER
 from raft.prevote import PreVotes
 from raft.proposals import Proposals
@@ -54,6 +34,7 @@ from raft.status import status_of
 _logger = logging.getLogger(__name__)
 _ANNOUNCE_S = 1.0
 _SOON_S = 0.05
+_SNAPSHOT_AGAIN_S = 5.0
 
 
 class Member:
@@ -85,7 +66,9 @@ class Member:
         self._told: deque[tuple[str, bytes]] = deque()
         self._promised = clock.monotonic()
         self._announced_at = NEVER
-        self._worked_at = NEVER
+        self._worked_at = self._snapshot_at = NEVER
+        self._snapshot_before: object = None
+        self._refusals: set[tuple[str, str]] = set()
         self._role_seen: tuple[bool, bool, bool, bool, str | None, int] | None = None
         self._graduating = False
         self._applied_waiters: list[tuple[int, float, ReadDone]] = []
@@ -116,23 +99,23 @@ class Member:
         self.engine = Engine(config, self, journal=self.journal, serializer=self.serializer, clock=clock, random=random)
         self.guard.attach(self.engine, self.serializer)
         self._handlers: dict[type, Callable[[str, Any], None]] = {
-            AppendEntries: self.guard.on_append,
-            SnapshotChunk: self.guard.on_snapshot,
-            Heartbeat: self.guard.on_heartbeat,
-            Ack: self.guard.pipeline.on_ack,
-            RequestVote: self.guard.on_request_vote,
-            Vote: self.guard.on_vote,
-            TimeoutNow: self.guard.on_timeout_now,
-            HigherTerm: self.guard.on_higher_term,
-            AskPreVote: self.prevotes.on_ask,
-            PreVote: self.prevotes.on_granted,
-            Submit: self.proposals.on_submit,
-            Refused: self.proposals.on_refused,
-            AskRead: self.reads.on_ask,
-            ReadAt: self.reads.on_read_at,
-            Told: self._on_told,
-            Reach: self.router.on_reach,
-            Relayed: self._on_relayed,
+            messages.AppendEntries: self.guard.on_append,
+            messages.SnapshotChunk: self.guard.on_snapshot,
+            messages.Heartbeat: self.guard.on_heartbeat,
+            messages.Ack: self.guard.pipeline.on_ack,
+            messages.RequestVote: self.guard.on_request_vote,
+            messages.Vote: self.guard.on_vote,
+            messages.TimeoutNow: self.guard.on_timeout_now,
+            messages.HigherTerm: self.guard.on_higher_term,
+            messages.AskPreVote: self.prevotes.on_ask,
+            messages.PreVote: self.prevotes.on_granted,
+            messages.Submit: self.proposals.on_submit,
+            messages.Refused: self.proposals.on_refused,
+            messages.AskRead: self.reads.on_ask,
+            messages.ReadAt: self.reads.on_read_at,
+            messages.Told: self._on_told,
+            messages.Reach: self.router.on_reach,
+            messages.Relayed: self._on_relayed,
         }
 
     # -- Hooks: what the engine asks -------------------------------------------------------------------------------
@@ -168,7 +151,9 @@ class Member:
         self.on_wake()
 
     def handshake_refused(self, peer: str, reason: str) -> None:
-        _logger.warning("server %s refuses to talk to this one (%s): %s", peer, self.config.me, reason)
+        if (peer, reason) not in self._refusals:
+            self._refusals.add((peer, reason))
+            _logger.warning("server %s refuses to talk to this one (%s): %s", peer, self.config.me, reason)
         if reason.startswith(IDENTITY_USED):
             self.halt(StartRefused(reason.removeprefix(IDENTITY_USED)))
 
@@ -212,7 +197,7 @@ class Member:
             self._worked_at = now
             while self._inbox:
                 self._deliver(*self._inbox.popleft())
-            self._start_snapshot_if_due()
+            self._start_snapshot_if_due(now)
             self.engine.tick()
             self.hand_over.step(now)
             self._graduate_if_due()
@@ -322,13 +307,16 @@ class Member:
             self.engine.postpone_election()
         self._promised = now
 
-    def _start_snapshot_if_due(self) -> None:
+    def _start_snapshot_if_due(self, now: float) -> None:
         journal, config = self.journal, self.config
-        if not self.serializer.busy and (
-            journal.bytes_since_compaction > config.snapshot_every_bytes * self._stagger
-            or len(journal) > config.snapshot_every_entries * self._stagger
-        ):
-            self.engine.compact()
+        long = len(journal) > config.snapshot_every_entries * self._stagger
+        if self.serializer.busy or not (long or journal.bytes_since_compaction > config.snapshot_every_bytes * self._stagger):
+            return
+        latest = self.store.latest_entries()
+        if latest == self._snapshot_before and now < self._snapshot_at + _SNAPSHOT_AGAIN_S:
+            return  # The last attempt came to nothing, as it does on a full disk: do not spend everything on trying.
+        self._snapshot_before, self._snapshot_at = latest, now
+        self.engine.compact()
 
     def _graduate_if_due(self) -> None:
         """A learner asks for a confirmed read; once it has applied that far it holds everything it may ever have acknowledged."""

@@ -41,6 +41,7 @@ DOCKER_MANIFEST = f"""\
 kind: Deployment
 spec:
   name: web
+  scheduler: least-allocated
   image: {IMAGE}
   replicas: 2
   resources:
@@ -51,6 +52,7 @@ PROCESS_MANIFEST = """\
 kind: Deployment
 spec:
   name: web
+  scheduler: least-allocated
   runtime: process
   replicas: 2
   resources:

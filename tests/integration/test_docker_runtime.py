@@ -102,7 +102,7 @@ def test_limits_networks_labels_and_environment(tmp_path: Path, engine: Engine) 
             limits = one.attrs["HostConfig"]
             assert (limits["NanoCpus"], limits["Memory"], limits["MemorySwap"]) == (100_000_000, 64 << 20, 64 << 20)
             assert limits["RestartPolicy"]["Name"] in ("", "no")
-            labels = {"kago.cluster": "c1", "kago.node": "n1", "kago.deployment": "web", "kago.pod": pod.id, "kago.incarnation": "1", "tier": "web"}
+            labels = {"kago.cluster": "c1", "kago.node": "n1", "kago.deployment": "web", "kago.pod": pod.id, "tier": "web"}
             assert labels.items() <= one.labels.items()
             assert {"COLOUR=red", f"KAGO_POD_NAME={pod.name}", "KAGO_NODE_NAME=n1"} <= set(one.attrs["Config"]["Env"])
         await stage.gone(*pods.values())
@@ -138,9 +138,8 @@ def test_containers_of_others_are_never_touched(tmp_path: Path, engine: Engine) 
             {"kago.cluster": "c1", "kago.agent": "another", "kago.pod": "2"},
         ]
         theirs = [stage.docker.containers.run(IMAGE, ["sleep", "600"], labels=labels, detach=True) for labels in others]
-        own = stage.docker.containers.run(
-            IMAGE, ["sleep", "600"], labels={"kago.cluster": "c1", "kago.agent": agent_id, "kago.pod": "3", "kago.stop-grace": "0.1"}, detach=True
-        )
+        orphan = {"kago.cluster": "c1", "kago.agent": agent_id, "kago.pod": "3", "kago.stop-grace": "0.1"}
+        own = stage.docker.containers.run(IMAGE, ["sleep", "600"], labels=orphan, detach=True)
         pod = docker_pod()
         await stage.run(pod)
         await stage.gone(pod)
@@ -191,7 +190,7 @@ def test_what_a_user_can_get_wrong_shows_on_the_pod_and_is_tried_again(tmp_path:
             await stage.master.put(pod)
         wanted = ((absent, "ImagePullBackOff"), (never, "ErrImageNeverPull"), (program, "StartError"), (taken, "NameConflict"))
         for pod, reason in wanted:
-            await stage.master.until(lambda pod=pod, reason=reason: stage.reason(pod) == reason)  # type: ignore[misc]
+            await stage.master.until(lambda pod=pod, reason=reason: stage.reason(pod) == reason)
             assert stage.master.reports[pod.id].status is PodStatus.CREATING
         assert "/no/such/program" in stage.master.reports[program.id].message
         stranger.reload()
@@ -248,7 +247,8 @@ def test_an_image_is_pulled_from_a_registry_and_a_moved_tag_noticed(tmp_path: Pa
 
     async def story(stage: Stage) -> None:
         first = await asyncio.to_thread(publish, "first")
-        old, new, always = docker_pod(image=reference), docker_pod(image=reference), docker_pod(image=reference, pull_policy=PullPolicy.ALWAYS)
+        old, new = docker_pod(image=reference), docker_pod(image=reference)
+        always = docker_pod(image=reference, pull_policy=PullPolicy.ALWAYS)
         await stage.run(old)
         second = await asyncio.to_thread(publish_over, first)
         await stage.run(new)
@@ -266,7 +266,8 @@ def test_an_image_is_pulled_from_a_registry_and_a_moved_tag_noticed(tmp_path: Pa
         client.close()
         return second
 
-    with open(tmp_path / "registry.log", "wb") as log, subprocess.Popen(["docker-registry", "serve", str(settings)], stdout=log, stderr=log) as registry:
+    command = ["docker-registry", "serve", str(settings)]
+    with open(tmp_path / "registry.log", "wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as registry:
         try:
             play(tmp_path, engine, story)
         finally:

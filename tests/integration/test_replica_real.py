@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from raft import LogError, LogHalted, NoLeader, RaftConfig, Role, StartRefused, open_replica
+from raft.contract import MAX_ENTRY_BYTES
 from raft.replica import Replica
 from raft.transport import AsyncioWire, refuse_open_port
 
@@ -200,6 +201,68 @@ def test_an_emptied_directory_is_turned_away_until_it_rejoins(tmp_path: Path) ->
         while back.status().role is Role.LEARNER:
             await asyncio.sleep(0.01)
         assert await back.barrier() == 1
+
+    _run(tmp_path, story)
+
+
+def test_the_largest_entry_travels_whole(tmp_path: Path) -> None:
+    async def story(group: _Group) -> None:
+        sizes = (131_022, 131_072, 262_100, MAX_ENTRY_BYTES)
+        for replica in group.replicas.values():
+            replies = await asyncio.gather(*(replica.propose(b"x" * size) for size in sizes))
+            assert len(replies) == len(sizes)
+        for replica in group.replicas.values():
+            await replica.wait_applied(12)
+        assert len({tuple(map(len, machine.entries)) for machine in group.machines.values()}) == 1
+
+    _run(tmp_path, story)
+
+
+def test_a_slow_disk_does_not_hold_up_the_event_loop(tmp_path: Path) -> None:
+    async def story(group: _Group) -> None:
+        leader = group.replicas[await group.leader()]
+        sync = leader.journal.sync
+
+        def slow() -> None:
+            time.sleep(0.03)
+            sync()
+
+        leader.journal.sync = slow  # type: ignore[method-assign]
+        await leader.propose(b"it finds out")
+        gaps: list[float] = []
+
+        async def tick() -> None:
+            while True:
+                began = time.monotonic()
+                await asyncio.sleep(0.001)
+                gaps.append(time.monotonic() - began)
+
+        ticking = asyncio.create_task(tick())
+        replies = await asyncio.gather(*(leader.propose(b"%d" % i) for i in range(500)))
+        for i in range(10):
+            await leader.propose(b"%d" % i)
+        ticking.cancel()
+        assert [reply.index for reply in replies] == list(range(2, 502))
+        assert sorted(gaps)[int(len(gaps) * 0.9)] < 0.02
+
+    _run(tmp_path, story)
+
+
+def test_a_disk_that_fails_halts_its_member_and_no_other(tmp_path: Path) -> None:
+    async def story(group: _Group) -> None:
+        leader = await group.leader()
+
+        def full() -> None:
+            raise OSError(28, "No space left on device")
+
+        group.replicas[leader].journal.sync = full  # type: ignore[method-assign]
+        with pytest.raises(LogHalted, match="No space"):
+            await group.replicas[leader].propose(b"x")
+        assert "No space" in str(group.fatal[leader])
+        survivor = next(replica for member, replica in group.replicas.items() if member != leader)
+        began = time.monotonic()
+        await survivor.propose(b"y")
+        assert time.monotonic() - began < 1.0
 
     _run(tmp_path, story)
 

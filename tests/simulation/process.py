@@ -52,7 +52,7 @@ class Process:
         self._network = network
         self._books = books
         self._config = config
-        self._snapshot_s = snapshot_s
+        self.snapshot_s = snapshot_s
         self._transfer_bytes = transfer_bytes
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake_at: float | None = None
@@ -86,6 +86,17 @@ class Process:
 
     def leads(self) -> bool:
         return self.alive and self._role is Role.LEADER
+
+    @property
+    def term(self) -> int:
+        return self._term
+
+    def writes_snapshot(self) -> bool:
+        return self.replica is not None and self.replica.serializer.busy
+
+    def hand_over(self, timeout_s: float) -> None:
+        self._replica().hand_over.begin(self._world.now + timeout_s, lambda taken: None)
+        self._wake(self._world.now)
 
     def propose(self, entry: bytes, request_id: bytes | None, timeout_s: float, on_outcome: Callable[[str, int, bytes], None]) -> None:
         deadline, life = self._world.now + timeout_s, self.life
@@ -201,7 +212,7 @@ class Process:
                 wire=self.wire,
                 clock=world,
                 random=world.random(f"raft/{self.name}/{self.life}"),
-                executor=Executor(self, world, self._snapshot_s),
+                executor=Executor(self, world, self.snapshot_s),
                 on_fatal=self._halts,
             )
             self.replica.serializer._transfer_bytes = self._transfer_bytes  # no setting of the replica, and there should be none
