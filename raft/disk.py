@@ -46,7 +46,10 @@ class FileDisk:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        missing = [place for place in (path, *path.parents) if not place.exists()]
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for made in missing:
+            _sync_directory(made.parent)
         self._lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -98,3 +101,11 @@ class FileDisk:
 
     def _open(self, name: str, flags: int) -> int:
         return os.open(name, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=self._directory)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

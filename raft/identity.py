@@ -30,6 +30,7 @@ class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     incarnation: str
     rejoined: bool
     learner: bool
+    has_journal: bool
     peers: dict[str, str]
     retired: dict[str, list[str]]
 
@@ -41,6 +42,8 @@ class _Hello(Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_
     cluster: str
     incarnation: str
     rejoined: bool
+    peers: dict[str, str]
+    """The incarnations the sender knows: whoever lost its disk forgot them, and must not be the gap another empty disk slips through."""
 
 
 _hello_decoder = msgspec.msgpack.Decoder(_Hello)
@@ -65,9 +68,14 @@ class Identity:
         return self._record.incarnation
 
     @property
-    def has_met_others(self) -> bool:
-        """Whether this replica ever spoke with a peer, which it does only with a journal on its disk."""
-        return bool(self._record.peers)
+    def has_journal(self) -> bool:
+        """Whether there ever was a journal beside this file: then there must be one still."""
+        return self._record.has_journal
+
+    def journal_made(self) -> None:
+        """A journal stands on the disk from now on."""
+        if not self._record.has_journal:
+            self._write(structs.replace(self._record, has_journal=True))
 
     def graduate(self) -> None:
         """Caught up: a full member again."""
@@ -93,6 +101,7 @@ class Identity:
                 incarnation=random.randbytes(16).hex(),
                 rejoined=config.rejoin,
                 learner=config.rejoin and len(config.members) > 1,
+                has_journal=False,
                 peers={},
                 retired={},
             )
@@ -148,6 +157,7 @@ class Identity:
                 cluster=self._cluster,
                 incarnation=self._record.incarnation,
                 rejoined=self._record.rejoined,
+                peers=self._record.peers,
             )
         )
 
@@ -168,8 +178,12 @@ class Identity:
             raise ValueError(f"this is server {config.me}, not {theirs.target}")
         if theirs.me == config.me or theirs.me not in config.members:
             raise ValueError(f"server {config.me} has no peer {theirs.me}")
-        known = self._record.peers.get(theirs.me)
+        peers = self._record.peers
+        learnt = {m: i for m, i in theirs.peers.items() if m in config.members and m not in peers and m not in (config.me, theirs.me)}
+        known = peers.get(theirs.me)
         if known == theirs.incarnation:
+            if learnt:
+                self._write(structs.replace(self._record, peers={**peers, **learnt}))
             return theirs.me, False
         retired = self._record.retired.get(theirs.me, [])
         if known is not None and (not theirs.rejoined or theirs.incarnation in retired):
@@ -182,7 +196,7 @@ class Identity:
         self._write(
             structs.replace(
                 self._record,
-                peers={**self._record.peers, theirs.me: theirs.incarnation},
+                peers={**peers, **learnt, theirs.me: theirs.incarnation},
                 retired={**self._record.retired, theirs.me: retired},
             )
         )

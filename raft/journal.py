@@ -5,10 +5,10 @@ The file is a magic word and then groups of records; one group is what one sync 
     payload length u32 · checksum u32 · payload (its first byte the type)
 
 little-endian; the checksum is CRC-32 over the payload, seeded with the record's own offset, so that a record that stands elsewhere
-than it was written does not pass for one. Each group begins with a MARK that says up to which offset the file was durable before the group was written.
-That is what tells damage from a crash: power loss can leave anything behind in the one group that was never synced, hence a bad
-record is cut off with all that follows, unless a later mark claims that the place was durable before: then somebody has read
-or answered for what stood there, and the file is refused.
+than it was written does not pass for one. Each group begins with a MARK that says up to which offset the file was durable before
+the group was written. That is what tells damage from a crash: power loss can leave anything behind in the one group that was never
+synced, hence a bad record is cut off with all that follows, unless a later mark claims that the place was durable before: then
+somebody has read or answered for what stood there, and the file is refused.
 
 So the last group of all is taken at its word: damage to it cannot be told from a crash. To keep that window small a mark of its own
 follows within a second where no other group does (`onOneSecondTimer`), and when the journal is closed in order.
@@ -227,9 +227,13 @@ class Journal:
             self._disk.remove(fresh)
             self._log, self._base = kept, self._end
             return
-        self._disk.replace(fresh, self._name)
-        self._file.close()
-        self._file = self._disk.open_append(self._name)
+        try:
+            self._disk.replace(fresh, self._name)
+            self._file.close()
+            self._file = self._disk.open_append(self._name)
+        except OSError as error:
+            self._failed = error  # Nobody knows which of the two files will be found.
+            raise
         self._log, self._pending, self._unvouched = kept, [], False
         self._end = self._base = len(data)
 
@@ -302,7 +306,10 @@ class Journal:
         self.close()
 
 
-_REJOIN = "If the other servers are well, empty the data directory and start this one with --rejoin: it gets everything back from them"
+_REJOIN = (
+    "If the other servers are well, empty the data directory and start this one with --rejoin: it gets everything back from them. "
+    "Where there are no others, restore the directory from a copy"
+)
 
 
 def _checksum(payload: bytes, offset: int) -> int:

@@ -16,7 +16,7 @@ from raft import messages
 from raft.applier import Applier
 from raft.contract import Clock, Disk, LogStatus, RaftConfig, StateMachine, Wire
 from raft.engine import Engine
-from raft.errors import Corrupt, LogError, LogHalted, NoLeader, StartRefused
+from raft.errors import LogError, LogHalted, NoLeader, StartRefused
 from raft.guard import Guard
 from raft.handover import HandOver
 from raft.identity import IDENTITY_USED, Identity
@@ -83,16 +83,12 @@ class Member:
         self.proposals = Proposals(config, self.guard, self.replies)
         self.hand_over = HandOver(self.guard, self.proposals)
         self.applier = Applier(machine, self.replies, self.proposals, dedupe=self.guard.on("dedupe"))
-        if "journal" not in disk.list() and self.identity.has_met_others:
-            raise Corrupt(
-                "the data directory has lost its journal, and what was acknowledged with it. If the other servers are well, empty the "
-                "directory and start this one with --rejoin"
-            )
         self.store = SnapshotStore(disk)
         self.serializer = SnapshotSerializer(
             self.store, capture=self.applier.capture, restore=self.applier.restore, executor=executor, ablate=config.ablate
         )
-        self.journal = Journal(disk, snapshot=self.store.latest_entries(), ablate=config.ablate)
+        self.journal = Journal(disk, snapshot=self.store.latest_entries(), must_exist=self.identity.has_journal, ablate=config.ablate)
+        self.identity.journal_made()
         self.prevotes = PreVotes(self.guard)
         self.reads = Reads(self.guard, lambda: self.replies.applied)
         self.router = Router(config.me, list(self.guard.peers), wire, self._reachable)
@@ -280,9 +276,11 @@ class Member:
             due = min(due, self._worked_at + _SOON_S)
         return due
 
-    def _deliver(self, peer: str, frame: bytes) -> None:
+    def _deliver(self, peer: str, frame: bytes, *, passed_on: bool = False) -> None:
         try:
             message = decode(frame)
+            if passed_on and isinstance(message, Relayed):
+                raise Malformed("a relayed frame inside a relayed frame")
             self._heard(peer)
             self._handlers[type(message)](peer, message)
         except Malformed as error:
@@ -293,7 +291,7 @@ class Member:
     def _on_relayed(self, peer: str, message: Relayed) -> None:
         mine = self.router.on_relayed(peer, message)
         if mine is not None:
-            self._deliver(*mine)
+            self._deliver(*mine, passed_on=True)
 
     def _on_told(self, peer: str, message: Told) -> None:
         self._told.append((peer, message.payload))
@@ -332,7 +330,11 @@ class Member:
             # Its lost disk may have voted in this term; the only leader it can have voted for and that leads is this one.
             self.engine.record_vote(leader)
             self.sync_or_halt()
-            self.identity.graduate()
+            try:
+                self.identity.graduate()
+            except OSError as error:
+                self.halt(LogHalted(f"the identity file cannot be written: {error}"))
+                return
             self.guard.learner = False
             _logger.info("server %s has caught up and counts again", self.config.me)
 

@@ -82,9 +82,15 @@ class SnapshotStore:
         return None if self.latest is None else (self.latest.before, self.latest.last)
 
     def read(self) -> bytes:
-        """The newest snapshot, as a file."""
+        """The newest snapshot, as a file. Corrupt where it was damaged since."""
         assert self.latest is not None
-        return self._disk.read(_name(self.latest.index))
+        name = _name(self.latest.index)
+        data = self._disk.read(name)
+        try:
+            parse(data)
+        except ValueError as error:
+            raise Corrupt(f"{name}: {error}") from error
+        return data
 
     def write(self, header: Header, chunks: Iterable[bytes]) -> None:
         """Make a snapshot durable under its name; `adopt` makes it the latest. Runs on a thread of its own."""
@@ -146,6 +152,9 @@ class SnapshotStore:
             _logger.error("the snapshot the leader sent is damaged: %s", error)
             self._disk.remove(_INCOMING)
             return False
+        if self.latest is not None and header.index <= self.latest.index:
+            self._disk.remove(_INCOMING)
+            return False
         self._disk.replace(_INCOMING, _name(header.index))
         return self.adopt(header)
 
@@ -181,6 +190,7 @@ class SnapshotSerializer:
         self._writing: tuple[Header, Future[int]] | None = None
         self._transfers: dict[object, _Transfer] = {}
         self._sent_index = 0
+        self._unsendable = 0
         self._receiving = False
 
     @property
@@ -242,13 +252,9 @@ class SnapshotSerializer:
     def getTransmissionData(self, transmissionID: object) -> tuple[bytes, bool, bool] | None:
         """The next piece for one peer: (bytes, is it the first, is it the last). The last complete snapshot is sent even while
         another is being written (H17); a peer halfway through one gets the rest of that one."""
-        transfer = self._transfers.get(transmissionID)
+        transfer = self._transfers.get(transmissionID) or self._begin_transfer(transmissionID)
         if transfer is None:
-            if self._store.latest is None:
-                return None
-            index = self._store.latest.index
-            data = next((other.data for other in self._transfers.values() if other.index == index), None)
-            transfer = self._transfers[transmissionID] = _Transfer(data if data is not None else self._store.read(), index)
+            return None
         start = transfer.offset
         piece = transfer.data[start : start + self._transfer_bytes]
         transfer.offset += len(piece)
@@ -257,6 +263,22 @@ class SnapshotSerializer:
         if last:
             del self._transfers[transmissionID]
         return piece, start == 0, last
+
+    def _begin_transfer(self, transmissionID: object) -> _Transfer | None:
+        if self._store.latest is None or self._store.latest.index == self._unsendable:
+            return None
+        index = self._store.latest.index
+        data = next((other.data for other in self._transfers.values() if other.index == index), None)
+        if data is None:
+            try:
+                data = self._store.read()
+            except (Corrupt, OSError) as error:
+                # The state in memory is well, so this server goes on; who needs a snapshot waits for its next one.
+                self._unsendable = index
+                _logger.error("the newest snapshot cannot be sent: %s", error)
+                return None
+        transfer = self._transfers[transmissionID] = _Transfer(data, index)
+        return transfer
 
     def transmission_index(self, transmissionID: object) -> int:
         """Log index of the snapshot the last piece was of."""

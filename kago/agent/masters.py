@@ -4,7 +4,7 @@ Any master will do, and all of them may be away: then only the wishes stand stil
 master and a heartbeat that leaves one do not push each other about.
 
 A master's view is believed only if it is whole (`synced`), at least as new in index and epoch as any taken over before, and if
-since the listing began a heartbeat was answered under this agent's identity; else a master that was left behind, or one set up
+after it came a heartbeat was answered under this agent's identity; else a master that was left behind, or one set up
 anew on the same address, could make the agent remove what runs.
 """
 
@@ -208,7 +208,6 @@ class Masters:
             params["min_index"] = str(self._notebook.notes.index)
         else:
             params["index"] = str(self._resume)
-        self._heard.clear()
         async with aclosing(self._watching.watch("/pods", params, silence_s=SILENCE_S)) as events:
             async for event in events:
                 match event.type:
@@ -237,6 +236,8 @@ class Masters:
         notes = self._notebook.notes
         if event.index < notes.index or event.epoch < notes.epoch:
             raise _Behind(f"this master's view is {event.index} (epoch {event.epoch}), one seen before was {notes.index} ({notes.epoch})")
+        self._heard.clear()
+        self.news()
         try:
             async with asyncio.timeout(SILENCE_S):
                 await self._heard.wait()

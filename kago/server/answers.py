@@ -8,7 +8,7 @@ from sanic import HTTPResponse, Request
 from sanic.response import raw
 
 from kago.core.state.changes import Thing
-from kago.server.feed import Feed, IndexTooOld, Subscription, put_line
+from kago.server.feed import Feed, IndexTooOld, Subscription, encode, put_line
 from kago.server.problems import CONTENT_TYPE, Refused, of_log_error
 from kago.server.requests import etag, flag, number, selected, topic_of
 from kago.server.store import Store
@@ -35,7 +35,8 @@ def thing_answer(store: Store, request: Request, thing: Thing, *, status: int = 
     tag = etag(thing)
     if request.method == "GET" and tag in (request.headers.get("if-none-match") or ""):
         return raw(b"", status=304, headers={"etag": tag})
-    return raw(store.encodings.of(thing), status=status, headers={"etag": tag, **(headers or {})}, content_type=JSON)
+    # Not from the store's encodings: this may be a thing that is gone, or one that a dry run only imagined.
+    return raw(encode(thing), status=status, headers={"etag": tag, **(headers or {})}, content_type=JSON)
 
 
 def list_answer(store: Store, things: Iterable[Thing]) -> HTTPResponse:

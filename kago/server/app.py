@@ -23,7 +23,7 @@ from kago.core.state.commands import RegisterServer
 from kago.server.answers import header_values, problem
 from kago.server.leader import Leader
 from kago.server.metrics import Metrics
-from kago.server.problems import Refused
+from kago.server.problems import Refused, unavailable
 from kago.server.reports import Reports
 from kago.server.routes import cluster, deployments, nodes, pods
 from kago.server.store import Store
@@ -34,6 +34,8 @@ from raft.errors import LogError, LogHalted, StartRefused
 _logger = logging.getLogger(__name__)
 MAX_BODY_BYTES = 4 * 1024 * 1024
 ANNOUNCE_AGAIN_S = 0.5
+DRAIN_S = 2.5
+"""Requests under way at a stop are given this long; a write's own deadline lies within."""
 VERSION = installed_version("kago")
 
 
@@ -63,7 +65,12 @@ class Server:
         opened.on_message = self.leader.told
         self.store.open(opened)
         self.url = f"http://{self.config.host}:{own.getsockname()[1]}"
-        self._api = await _start_api(self, own)
+        try:
+            self._api = await _start_api(self, own)
+        except BaseException:
+            own.close()
+            await self.store.close()
+            raise
         self._tasks = [asyncio.create_task(self.leader.run(), name="leader"), asyncio.create_task(self._announce(), name="announce")]
 
     async def run(self) -> None:
@@ -82,11 +89,8 @@ class Server:
         self.store.feed.close("this server stops; go on at another one")
         if self._api is not None:
             api, self._api = self._api, None
-            await asyncio.sleep(0)
-            api.close()  # type: ignore[no-untyped-call]
-            for connection in list(api.connections):
-                connection.close()
-        await self.store.log.close()
+            await _drain(api)
+        await self.store.close()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -160,11 +164,17 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
     ]
     for part in parts:
         app.blueprint(part)
+        app.blueprint(part.copy(f"{part.name}-v1", version=1))
+
+    @app.on_request
+    async def begin(request: Request) -> None:
+        request.ctx.began = server.clock.monotonic()
 
     @app.on_response  # type: ignore[untyped-decorator]
     async def finish(request: Request, response: HTTPResponse) -> None:
         response.headers.update(header_values(store))
-        metrics.requests.labels(request.method, str(response.status)).inc()
+        now = server.clock.monotonic()
+        metrics.answered(request.method, response.status, now - getattr(request.ctx, "began", now))
 
     @app.exception(Exception)
     async def explain(request: Request, error: Exception) -> HTTPResponse:
@@ -185,12 +195,28 @@ def _refusal(request: Request, error: Exception) -> Refused:
         allowed = dict(error.headers or {})
         return Refused(405, "method-not-allowed", f"{request.method} is not allowed on {request.path}", headers=allowed)
     if isinstance(error, SanicException):
-        names = {400: "bad-request", 404: "not-found", 408: "timeout", 413: "too-large", 503: "timeout"}
+        names = {400: "bad-request", 404: "not-found", 408: "timeout", 413: "too-large", 417: "expectation-failed"}
         status = error.status_code
+        if status == 503:
+            return unavailable("timeout", "this took too long")
         detail = f"there is nothing at {request.path}" if status == 404 else str(error) or "the request cannot be served"
         return Refused(status, names.get(status, "bad-request" if status < 500 else "internal"), detail)
     _logger.error("bug: %s %s", request.method, request.path, exc_info=error)
     return Refused(500, "internal", "this server has a bug here; its log has the details")
+
+
+async def _drain(api: AsyncioServer) -> None:
+    """Take no more requests, let those under way end, then close what is left."""
+    api.close()  # type: ignore[no-untyped-call]
+    loop = asyncio.get_running_loop()
+    until = loop.time() + DRAIN_S
+    while loop.time() < until:
+        busy = [connection for connection in list(api.connections) if not connection.close_if_idle()]
+        if not busy:
+            break
+        await asyncio.sleep(0.02)
+    for connection in list(api.connections):
+        connection.close()
 
 
 async def serve(config: ServeConfig) -> int:

@@ -6,9 +6,9 @@ buffered without end. Each change is encoded once, however many read it.
 """
 
 import asyncio
-from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from itertools import takewhile
 
 import msgspec
 
@@ -16,7 +16,7 @@ from kago.core.model.cluster import Cluster
 from kago.core.model.deployment import Deployment
 from kago.core.model.node import Node
 from kago.core.model.pod import Pod
-from kago.core.state.changes import Change, Put, Thing
+from kago.core.state.changes import Change, Put, Removed, Thing
 
 MAX_RING_CHANGES = 100_000
 """Changes kept for watchers that come back."""
@@ -24,6 +24,7 @@ MAX_QUEUED_LINES = 20_000
 """Lines a watcher may lie behind before it is closed."""
 
 _encoder = msgspec.json.Encoder()
+encode = _encoder.encode
 
 
 class IndexTooOld(Exception):
@@ -31,7 +32,10 @@ class IndexTooOld(Exception):
 
 
 class Encodings:
-    """The JSON of each thing as it is now, made once and shared by all answers and watches."""
+    """The JSON of each thing as it is now, made once and shared by all lists and watches.
+
+    Ask only for things that stand in the tables: what is kept is forgotten when the feed says that the thing is gone.
+    """
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], tuple[Thing, bytes]] = {}
@@ -41,7 +45,7 @@ class Encodings:
         known = self._known.get(key)
         if known is not None and known[0] is thing:
             return known[1]
-        encoded = _encoder.encode(thing)
+        encoded = encode(thing)
         self._known[key] = (thing, encoded)
         return encoded
 
@@ -82,7 +86,10 @@ class Subscription:
         self._waiter: asyncio.Future[None] | None = None
 
     def push(self, index: int, line: bytes) -> None:
+        if self.closed:
+            return
         if len(self._lines) >= MAX_QUEUED_LINES:
+            self._lines.clear()
             self.close("the watcher reads slower than the cluster changes; list again")
             return
         self._lines.append((index, line))
@@ -165,9 +172,8 @@ class Feed:
         subscription = Subscription(topic, wanted, start)
         for index, changes in self._since(start):
             for change in changes:
-                thing = change.after if isinstance(change, Put) else change.before
-                if topic in topics_of(thing) and wanted(thing):
-                    subscription.push(index, self._line(index, change))
+                if topic in topics_of(_newest(change)) and (seen := _as_seen(change, wanted)) is not None:
+                    subscription.push(index, self._line(index, seen))
         self._topics.setdefault(topic, {})[subscription] = None
         return subscription
 
@@ -178,27 +184,43 @@ class Feed:
             if not topic:
                 del self._topics[subscription.topic]
 
-    def _since(self, start: int) -> Iterable[tuple[int, tuple[Change, ...]]]:
-        if not self._ring or start >= self._ring[-1][0]:
-            return ()
-        entries = list(self._ring)
-        return entries[bisect_right(entries, start, key=lambda entry: entry[0]) :]
+    def _since(self, start: int) -> list[tuple[int, tuple[Change, ...]]]:
+        """From the end backwards: who comes back costs what it missed, not what the ring holds."""
+        missed = list(takewhile(lambda entry: entry[0] > start, reversed(self._ring)))
+        missed.reverse()
+        return missed
 
     def _tell(self, index: int, change: Change) -> None:
         if not isinstance(change, Put):
             self._encodings.forget(change.before)
-        thing = change.after if isinstance(change, Put) else change.before
-        line: bytes | None = None
-        for topic in topics_of(thing):
-            for subscription in list(self._topics.get(topic, ())):
-                if subscription.wanted(thing):
-                    line = line if line is not None else self._line(index, change)
-                    subscription.push(index, line)
+        lines: dict[bool, bytes] = {}
+        for topic in topics_of(_newest(change)):
+            for subscription in self._topics.get(topic, ()):
+                seen = _as_seen(change, subscription.wanted)
+                if seen is not None:
+                    kind = isinstance(seen, Put)
+                    if kind not in lines:
+                        lines[kind] = self._line(index, seen)
+                    subscription.push(index, lines[kind])
 
     def _line(self, index: int, change: Change) -> bytes:
         if isinstance(change, Put):
-            return put_line(index, self._encodings.of(change.after))
-        return b'{"type":"removed","index":%d,"object":%b}' % (index, _encoder.encode(change.before))
+            # A change from the ring may be of a thing that is newer by now, or gone: only what is told as it happens is kept.
+            return put_line(index, self._encodings.of(change.after) if index == self.index else encode(change.after))
+        return b'{"type":"removed","index":%d,"object":%b}' % (index, encode(change.before))
+
+
+def _newest(change: Change) -> Thing:
+    return change.after if isinstance(change, Put) else change.before
+
+
+def _as_seen(change: Change, wanted: Callable[[Thing], bool]) -> Change | None:
+    """`change` as someone sees it who sees only what is `wanted`: what is no longer wanted is removed to them. None: nothing."""
+    if wanted(_newest(change)):
+        return change
+    if isinstance(change, Put) and change.before is not None and wanted(change.before):
+        return Removed(change.before)
+    return None
 
 
 def put_line(index: int, encoded: bytes) -> bytes:

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import uuid
 
+import msgspec
 from msgspec import msgpack
 
 from kago.clock import Clock
@@ -63,9 +64,15 @@ class Leader:
 
     def told(self, sender: str, payload: bytes) -> None:
         """Heartbeats that another server passed on."""
-        if self._leading:
-            for name, incarnation, leaving in _beats_decoder.decode(payload):
-                self._renew(name, incarnation, leaving)
+        if not self._leading:
+            return
+        try:
+            beats = _beats_decoder.decode(payload)
+        except msgspec.DecodeError as error:
+            _logger.warning("%s passed on heartbeats that cannot be read (another version?): %s", sender, error)
+            return
+        for beat in beats:
+            self._renew(*beat)
 
     def _pass_on(self) -> None:
         self._beats_due = None
@@ -177,9 +184,12 @@ class Leader:
         moved = False
         replies = await asyncio.gather(*(self._store.submit(command) for command in commands), return_exceptions=True)
         for command, reply in zip(commands, replies, strict=True):
-            if isinstance(reply, BaseException):
+            if isinstance(reply, LogError) and not isinstance(reply, LogHalted):
+                # What it was about is still marked and decided anew; the leases of nodes need not suffer for it.
+                _logger.warning("%s of the leader was not done: %s", type(command).__name__, reply)
+            elif isinstance(reply, BaseException):
                 raise reply
-            if isinstance(reply, Rejection):
+            elif isinstance(reply, Rejection):
                 if reply.refusal is Refusal.STALE_EPOCH:
                     _logger.info("epoch is over: %s", reply.detail)
                     return None
@@ -197,5 +207,3 @@ class Leader:
             if handle is not None:
                 handle.cancel()
         self._wake.clear()
-
-

@@ -18,10 +18,12 @@ PAUSE_S = 1.0
 
 
 class _Lease:
-    __slots__ = ("expired", "heard_at", "incarnation", "leaving", "returned")
+    __slots__ = ("due_at", "expired", "heard_at", "incarnation", "leaving", "returned")
 
     def __init__(self, heard_at: float) -> None:
         self.heard_at = heard_at
+        self.due_at = 0.0
+        """Of its entry in the heap; another entry under the same name is of a node that was deleted."""
         self.incarnation: int | None = None
         self.expired = False
         self.leaving = False
@@ -39,7 +41,6 @@ class Leases:
         self._expired: dict[str, None] = {}
         self._leaving: dict[str, None] = {}
         self._ticked_at = 0.0
-        self._count = 0
 
     def interval_s(self, nodes: int) -> float:
         """Seconds between two heartbeats of one of `nodes` nodes."""
@@ -52,10 +53,9 @@ class Leases:
         """We lead: nobody is late before a whole lease, and two heartbeats, have passed with us."""
         self.lost()
         self._leases = {name: _Lease(now) for name in names}
-        self._count = len(self._leases)
-        self._heap = [(now + self.lease_s(self._count), name) for name in sorted(self._leases)]
-        heapq.heapify(self._heap)
         self._ticked_at = now
+        for name, lease in self._leases.items():
+            self._look_again(name, lease, now + self._present_lease_s())
 
     def lost(self) -> None:
         for held in (self._leases, self._heap, self._expired, self._leaving):
@@ -66,13 +66,12 @@ class Leases:
         lease = self._leases.get(name)
         if lease is None:
             lease = self._leases[name] = _Lease(now)
-            self._count = len(self._leases)
-            heapq.heappush(self._heap, (now + self.lease_s(self._count), name))
+            self._look_again(name, lease, now + self._present_lease_s())
         news = lease.expired or leaving != lease.leaving or lease.incarnation != incarnation
         if lease.expired:
             lease.expired = False
             del self._expired[name]
-            heapq.heappush(self._heap, (now + self.lease_s(self._count), name))
+            self._look_again(name, lease, now + self._present_lease_s())
         lease.heard_at = max(lease.heard_at, now)
         lease.incarnation = incarnation
         lease.leaving = leaving
@@ -95,7 +94,8 @@ class Leases:
         if gap > PAUSE_S:
             for lease in self._leases.values():
                 if not lease.expired:
-                    lease.heard_at += gap
+                    # Not beyond now: one heard since we run again has had its due already.
+                    lease.heard_at = min(now, lease.heard_at + gap)
 
     def age_s(self, name: str, now: float) -> float | None:
         """Seconds since a node was heard; None where it never was."""
@@ -104,11 +104,11 @@ class Leases:
 
     def liveness(self, down: Iterable[str], now: float) -> Liveness:
         """What to decide on. `down` are the nodes that are not ready by the tables; the cost is what ran out, not what exists."""
-        lease_s = self.lease_s(self._count)
+        lease_s = self._present_lease_s()
         while self._heap and self._heap[0][0] <= now:
-            _, name = heapq.heappop(self._heap)
+            at, name = heapq.heappop(self._heap)
             lease = self._leases.get(name)
-            if lease is None or lease.expired:
+            if lease is None or lease.expired or lease.due_at != at:
                 continue
             due = lease.heard_at + lease_s
             if due <= now:
@@ -116,7 +116,7 @@ class Leases:
                 self._expired[name] = None
                 self._leaving.pop(name, None)
             else:
-                heapq.heappush(self._heap, (due, name))
+                self._look_again(name, lease, due)
         expired = tuple(sorted(self._expired))
         heard = tuple(
             (name, lease.incarnation)
@@ -130,3 +130,10 @@ class Leases:
             next_expiry=self._heap[0][0] if self._heap else None,
             silent_s={name: now - self._leases[name].heard_at for name in expired},
         )
+
+    def _present_lease_s(self) -> float:
+        return self.lease_s(len(self._leases))
+
+    def _look_again(self, name: str, lease: _Lease, at: float) -> None:
+        lease.due_at = at
+        heapq.heappush(self._heap, (at, name))

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client import Counter as RequestCounter
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -15,6 +15,8 @@ from kago.server.store import Store
 from raft.contract import Role
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+METHODS = ("GET", "POST", "PUT", "DELETE")
+BUCKETS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 class Metrics:
@@ -22,10 +24,19 @@ class Metrics:
 
     def __init__(self, store: Store) -> None:
         self._registry = CollectorRegistry()
-        self.requests = RequestCounter(
+        self._requests = RequestCounter(
             "kago_http_requests", "Requests answered, by method and status.", ["method", "status"], registry=self._registry
         )
+        self._seconds = Histogram(
+            "kago_http_request_seconds", "Until the answer began, by method.", ["method"], registry=self._registry, buckets=BUCKETS_S
+        )
         self._registry.register(_State(store))
+
+    def answered(self, method: str, status: int, seconds: float) -> None:
+        # A method is the client's word, and each label value lives for ever.
+        method = method if method in METHODS else "other"
+        self._requests.labels(method, str(status)).inc()
+        self._seconds.labels(method).observe(seconds)
 
     def render(self) -> bytes:
         return generate_latest(self._registry)

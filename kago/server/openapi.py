@@ -131,16 +131,22 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Kago API</
 code,pre{font-family:ui-monospace,monospace;font-size:.9em}summary{cursor:pointer;padding:.3rem 0}
 b.m{display:inline-block;width:4.5rem}table{border-collapse:collapse}td{padding:.1rem .8rem .1rem 0;vertical-align:top}
 pre{background:#f5f5f5;padding:.6rem;overflow:auto}</style>
-<h1>Kago API</h1><p>Machine-readable: <a href="/openapi.json">/openapi.json</a></p><div id="paths"></div><h2>Schemas</h2><div id="schemas"></div>
+<h1>Kago API</h1><p>Machine-readable: <a href="/openapi.json">/openapi.json</a></p>
+<div id="paths"></div><h2>Schemas</h2><div id="schemas"></div>
 <script>
 const el=(t,c,...k)=>{const e=document.createElement(t);if(c)e.className=c;e.append(...k);return e};
 const name=s=>!s?"":s.$ref?s.$ref.split("/").pop():s.type==="array"?name(s.items)+"[]":s.anyOf?s.anyOf.map(name).join(" | "):s.type||"";
 fetch("/openapi.json").then(r=>r.json()).then(d=>{
  for(const[p,ops]of Object.entries(d.paths))for(const[m,o]of Object.entries(ops)){
   const box=el("details","",el("summary","",el("b","m",m.toUpperCase()),el("code","",p)," "+o.summary));
-  const t=el("table");for(const q of o.parameters)t.append(el("tr","",el("td","",el("code","",q.name)),el("td","",q.schema.type),el("td","",q.description)));
-  box.append(t);const b=o.requestBody&&o.requestBody.content["application/json"].schema;if(b)box.append(el("p","","Body: ",el("code","",name(b))));
-  for(const[s,r]of Object.entries(o.responses)){const c=r.content&&Object.values(r.content)[0];box.append(el("p","",s+": ",el("code","",name(c&&c.schema))))}
+  const t=el("table"),code=x=>el("code","",x),cells=x=>x.map(y=>el("td","",y));
+  for(const q of o.parameters)t.append(el("tr","",...cells([code(q.name),q.schema.type,q.description])));
+  box.append(t);
+  const b=o.requestBody&&o.requestBody.content["application/json"].schema;
+  if(b)box.append(el("p","","Body: ",code(name(b))));
+  for(const[s,r]of Object.entries(o.responses)){
+   const c=r.content&&Object.values(r.content)[0];
+   box.append(el("p","",s+": ",code(name(c&&c.schema))))}
   document.getElementById("paths").append(box)}
  for(const[n,s]of Object.entries(d.components.schemas))
   document.getElementById("schemas").append(el("details","",el("summary","",el("code","",n)),el("pre","",JSON.stringify(s,null,1))));

@@ -86,9 +86,8 @@ def of_log_error(error: LogError) -> Refused:
     """What the log could not do, told apart by what is certain."""
     match error:
         case OutcomeUnknown():
-            return unavailable(
-                "outcome-unknown", f"nobody can know whether this happened: {error}. Trying it again is safe (POST: with the same Idempotency-Key)"
-            )
+            again = "Trying it again is safe (POST: with the same Idempotency-Key)"
+            return unavailable("outcome-unknown", f"nobody can know whether this happened: {error}. {again}")
         case TooLarge():
             return Refused(413, "too-large", str(error))
         case QueueFull():

@@ -23,6 +23,7 @@ T = TypeVar("T")
 MAX_INTEGER = 2**63 - 1
 _KNOWN = sorted({*DeploymentSpec.__struct_fields__, *Resources.__struct_fields__, *RollingUpdate.__struct_fields__})
 _UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`")
+_STEP = re.compile(r"[^.\[\]]+")
 _PATH = re.compile(r" - at `(?:key in )?\$([^`]*)`$")
 
 
@@ -146,6 +147,13 @@ def if_match(request: Request, version: Callable[[str], int | None]) -> int | No
     return wanted
 
 
+def require_match(request: Request, thing: Thing) -> None:
+    """If-Match of things that people only delete, whose commands carry no version. Refused (412)."""
+    wanted = if_match(request, spec_version)
+    if wanted is not None and wanted != thing.version:
+        raise Refused(412, "precondition-failed", f"it is at version {thing.version} by now, not {wanted}")
+
+
 def spec_version(tag: str) -> int | None:
     """The part of a deployment's ETag that says what its user wants: `S.V` or `S`."""
     text = tag.partition(".")[0]
@@ -194,7 +202,8 @@ def _invalid(message: str) -> Refused:
     place = _PATH.search(message)
     path = place.group(1) if place else ""
     detail = message[: place.start()] if place else message
-    pointer = path.replace(".", "/").replace("[...]", "")
+    # `[...]` stands for a key that is not told: the pointer ends before it.
+    pointer = "".join(f"/{step}" for step in _STEP.findall(path.partition("[...]")[0]))
     unknown = _UNKNOWN_FIELD.search(detail)
     if unknown:
         name = unknown.group(1)

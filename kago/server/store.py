@@ -42,6 +42,11 @@ class Store:
     def open(self, log: ReplicatedLog) -> None:
         self._log = log
 
+    async def close(self) -> None:
+        """Idempotent; also where it was never opened."""
+        if self._log is not None:
+            await self._log.close()
+
     @property
     def log(self) -> ReplicatedLog:
         assert self._log is not None, "the store is used before its log is open"

@@ -16,6 +16,7 @@ dockerd finds fit (overlay2, else vfs). Containers reach each other and the mach
 """
 
 import io
+import itertools
 import os
 import shutil
 import signal
@@ -61,10 +62,14 @@ def why_none() -> str:
 
 
 class Engine:
+    _made = itertools.count()
+
     def __init__(self, directory: Path, *arguments: str) -> None:
         self.directory = directory
         self._arguments = arguments
-        self._bridge = f"kago{os.getpid() % 100_000}"
+        number, pid = next(Engine._made), os.getpid()
+        self._bridge = f"kago{pid % 100_000}x{number}"
+        self._address = f"10.{50 + (pid // 250 + number) % 200}.{pid % 250}.1/24"
         self._process: subprocess.Popen[bytes] | None = None
         self._networked = False
 
@@ -80,9 +85,8 @@ class Engine:
         """Returns when it answers."""
         self.directory.mkdir(parents=True, exist_ok=True)
         if not self._networked:
-            address = f"10.{200 + os.getpid() // 250 % 50}.{os.getpid() % 250}.1/24"
             name = self._bridge
-            for command in (f"link add {name} type bridge", f"addr add {address} dev {name}", f"link set {name} up"):
+            for command in (f"link add {name} type bridge", f"addr add {self._address} dev {name}", f"link set {name} up"):
                 subprocess.run(["ip", *command.split()], check=True)
             self._networked = True
         with open(self.directory / "log", "ab") as log:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from kago.agent.notes import Notes
-from kago.agent.runtimes.cgroups import ROOT, Cgroups
+from kago.agent.runtimes.cgroups import Cgroups
 from kago.core.model.pod import PodStatus
 from kago.core.model.report import PodReport
 from kago.core.model.resources import Resources
@@ -55,8 +55,8 @@ def sweep(data_dir: Path) -> None:
     for path in (data_dir / "pods").glob("*"):
         if cgroups is not None:
             cgroups.remove(path.name)
-    for group in (*ROOT.glob(f"*/kago/{agent_id}"), *ROOT.glob(f"kago/{agent_id}")):
-        group.rmdir()
+    if cgroups is not None:
+        cgroups.leave()
     shutil.rmtree(data_dir)
 
 

@@ -1,7 +1,7 @@
 """The simulated world: one virtual clock, one queue of events, one seed that decides everything else.
 
 Nothing here knows what is simulated. Every source of chance has its own generator, named and derived from the seed, so that adding a draw
-in one place does not reshuffle the others; every event that matters goes into a running hash, so that two runs can be compared byte for byte.
+in one place does not reshuffle the others; every event that matters goes into a running hash, so that two runs can be compared.
 """
 
 import hashlib

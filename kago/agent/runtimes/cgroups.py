@@ -59,7 +59,7 @@ class Cgroups:
         size = str(resources.memory_mb * 1024 * 1024)
         quota = max(MIN_CPU_QUOTA_US, resources.cpu_millis * CPU_PERIOD_US // 1000)
         for group in dict.fromkeys((memory, cpu)):
-            group.mkdir(exist_ok=True)
+            group.mkdir(parents=True, exist_ok=True)
         if self._unified:
             (memory / "memory.max").write_text(size)
             _write_if_there(memory / "memory.swap.max", "0")
@@ -110,6 +110,14 @@ class Cgroups:
                     time.sleep(0.01)
                     continue
                 break
+
+    def leave(self) -> None:
+        """Remove the agent's own group if no pod is in it."""
+        for parent in dict.fromkeys(self._parents.values()):
+            try:
+                parent.rmdir()
+            except OSError:
+                continue  # pods run on in it
 
     def _groups(self, name: str) -> tuple[Path, Path]:
         return self._parents["memory"] / name, self._parents["cpu"] / name

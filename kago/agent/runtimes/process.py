@@ -141,6 +141,8 @@ class ProcessRuntime:
                 loop.remove_reader(held.pidfd)
                 os.close(held.pidfd)
         self._held.clear()
+        if self._cgroups is not None:
+            self._cgroups.leave()
 
     # -- starting, in a thread ---------------------------------------------------------------------------------------
 

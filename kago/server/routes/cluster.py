@@ -25,7 +25,8 @@ def blueprint(store: Store, metrics: Metrics, version: str) -> Blueprint:
         if status.leader is None:
             raise unavailable("no-leader", _missing(status))
         if not status.caught_up:
-            raise unavailable("catching-up", f"this server has applied {status.raft_applied_index} of {status.raft_commit_index} log entries")
+            behind = f"{status.raft_applied_index} of {status.raft_commit_index} log entries"
+            raise unavailable("catching-up", f"this server has applied {behind}")
         return struct_answer({"status": "ready", "leader": status.leader, "role": status.role.value})
 
     @routes.get("/cluster")

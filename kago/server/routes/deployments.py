@@ -5,6 +5,7 @@ from sanic import Blueprint, HTTPResponse, Request
 from kago.core.model.deployment import READ_ONLY_FIELDS, Deployment, DeploymentPatch, DeploymentSpec
 from kago.core.model.validation import check_spec
 from kago.core.state.commands import CreateDeployment, DeleteDeployment, UpdateDeployment
+from kago.core.state.rejections import Refusal
 from kago.server.answers import list_answer, make_readable, struct_answer, thing_answer, watch_answer
 from kago.server.problems import Refused, not_found
 from kago.server.requests import convert, flag, if_match, read_json, selected, spec_version
@@ -35,8 +36,14 @@ def blueprint(store: Store) -> Blueprint:
     async def create(request: Request) -> HTTPResponse:
         spec = convert(_without_read_only(read_json(request)), DeploymentSpec)
         _check(spec)
+        only_if_new = request.headers.get("if-none-match") == "*"
         dry_run = flag(request, "dry_run")
-        made, _ = await write(store, request, CreateDeployment(spec=spec), Deployment, spec.name)
+        try:
+            made, _ = await write(store, request, CreateDeployment(spec=spec), Deployment, spec.name)
+        except Refused as refused:
+            if only_if_new and refused.name == Refusal.ALREADY_EXISTS:
+                raise Refused(412, "precondition-failed", refused.detail) from None
+            raise
         headers = {} if dry_run else {"location": f"/deployments/{spec.name}"}
         if made is None:  # repeated under its key after it was deleted again
             made = Deployment(**{name: getattr(spec, name) for name in spec.__struct_fields__})
@@ -56,6 +63,8 @@ def blueprint(store: Store) -> Blueprint:
 
     @routes.delete("/<name:str>")
     async def delete(request: Request, name: str) -> HTTPResponse:
+        if name not in store.tables.deployments:
+            await make_readable(store, request)  # perhaps made a moment ago through another server
         before = store.tables.deployments.get(name)
         command = DeleteDeployment(name=name, if_match=if_match(request, spec_version))
         _, reply = await write(store, request, command, Deployment, name)

@@ -9,9 +9,9 @@ from kago.core.state.commands import DeleteNode, RegisterNode
 from kago.core.state.rejections import Rejection
 from kago.server.answers import list_answer, make_readable, struct_answer, thing_answer, watch_answer
 from kago.server.leader import Leader
-from kago.server.problems import Refused, not_found, of_log_error, of_rejection
+from kago.server.problems import Refused, not_found, of_log_error, of_rejection, unavailable
 from kago.server.reports import Reports
-from kago.server.requests import convert, flag, read_json, selected
+from kago.server.requests import convert, flag, read_json, require_match, selected
 from kago.server.routes.writes import write
 from kago.server.store import Store
 from raft.errors import LogError
@@ -40,9 +40,13 @@ def blueprint(store: Store, leader: Leader, reports: Reports) -> Blueprint:
 
     @routes.delete("/<name:str>")
     async def delete(request: Request, name: str) -> HTTPResponse:
+        await make_readable(store, request)
         before = store.tables.nodes.get(name)
+        if before is None:
+            raise not_found("node", name)
+        require_match(request, before)
         await write(store, request, DeleteNode(name=name, force=flag(request, "force")), Node, name)
-        return thing_answer(store, request, before) if before is not None else struct_answer({"name": name})
+        return thing_answer(store, request, before)
 
     @routes.post("/register")
     async def register(request: Request) -> HTTPResponse:
@@ -58,6 +62,8 @@ def blueprint(store: Store, leader: Leader, reports: Reports) -> Blueprint:
             raise of_rejection(reply)
         leader.heard(registration.name, registration.incarnation, leaving=False)
         cluster, nodes = store.tables.cluster, len(store.tables.nodes)
+        if not cluster.id:  # the very first leader has not named the cluster yet: its agents' containers would carry no name
+            raise unavailable("no-leader", "the cluster's first leader is just taking over; register again")
         return struct_answer(
             RegistrationReply(
                 cluster_id=cluster.id,
@@ -78,12 +84,14 @@ def blueprint(store: Store, leader: Leader, reports: Reports) -> Blueprint:
             node = await _known(store, name, beat)
         if node.id != beat.node_id or node.incarnation != beat.incarnation:
             raise Refused(
-                409, "stale-incarnation", f"node {name} is held by agent {node.id} in its life {node.incarnation}; this one must stop acting"
+                409,
+                "stale-incarnation",
+                f"node {name} is held by agent {node.id} in its life {node.incarnation}; this one must stop acting",
             )
         leader.heard(name, beat.incarnation, leaving=beat.leaving)
         if beat.pods:
             try:
-                await reports.submit(name, beat)
+                await reports.submit(name, beat, size=len(request.body))
             except LogError as error:
                 raise of_log_error(error) from None
         nodes = len(store.tables.nodes)

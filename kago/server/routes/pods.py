@@ -8,7 +8,7 @@ from kago.core.model.pod import Pod
 from kago.core.state.commands import DeletePod
 from kago.server.answers import list_answer, make_readable, thing_answer, watch_answer
 from kago.server.problems import not_found
-from kago.server.requests import flag, selected
+from kago.server.requests import flag, require_match, selected
 from kago.server.routes.writes import write
 from kago.server.store import Store
 
@@ -35,6 +35,7 @@ def blueprint(store: Store) -> Blueprint:
     async def delete(request: Request, name: str) -> HTTPResponse:
         await make_readable(store, request)
         pod = _find(store, name)
+        require_match(request, pod)
         after, _ = await write(store, request, DeletePod(id=pod.id), Pod, pod.id)
         return thing_answer(store, request, after if after is not None else pod)
 

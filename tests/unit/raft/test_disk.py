@@ -1,5 +1,9 @@
 """The data directory on a real file system."""
 
+import errno
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +23,102 @@ def test_is_private_and_for_one_process_only(tmp_path: Path) -> None:
     disk.close()
     disk.close()
     FileDisk(tmp_path / "data").close()
+
+
+_HOLDER = """
+import sys
+from pathlib import Path
+from raft.disk import FileDisk
+disk = FileDisk(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_another_process_keeps_it_until_it_ends_however(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", _HOLDER, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(StartRefused, match="another process uses the data directory"):
+            FileDisk(tmp_path)
+        holder.kill()
+    FileDisk(tmp_path).close()
+
+
+def test_a_child_process_does_not_inherit_the_lock(tmp_path: Path) -> None:
+    disk = FileDisk(tmp_path)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False) as child:
+        disk.close()
+        FileDisk(tmp_path).close()
+        child.kill()
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of what was synced, and how."""
+    calls: list[str] = []
+    for how in ("fsync", "fdatasync"):
+        real = getattr(os, how)
+
+        def recorded(descriptor: int, how: str = how, real: object = real) -> None:
+            calls.append(f"{how} {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
+            assert callable(real)
+            real(descriptor)
+
+        monkeypatch.setattr(os, how, recorded)
+    return calls
+
+
+def test_syncs_what_must_survive_power_loss(tmp_path: Path, synced: list[str]) -> None:
+    disk = FileDisk(tmp_path / "some" / "data")
+    assert synced == ["fsync some", f"fsync {tmp_path.name}"], "a directory that was made is in its parent's hands"
+    synced.clear()
+    file = disk.open_append("a")
+    file.append(b"0123")
+    assert synced == []
+    file.sync()
+    file.close()
+    disk.replace("a", "b")
+    assert synced == ["fdatasync a", "fsync data"]
+    synced.clear()
+    disk.open_append("b", truncate_to=9).close()
+    assert synced == []
+    disk.open_append("b", truncate_to=2).close()
+    assert synced == ["fsync b"]
+    disk.close()
+
+
+def test_a_group_is_one_write_and_one_sync(tmp_path: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = FileDisk(tmp_path)
+    journal = Journal(disk)
+    synced.clear()
+    writes: list[int] = []
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: writes.append(len(data)) or real(descriptor, data))
+    for index in range(1, 17):
+        journal.add(b"command", index, 1)
+    journal.sync()
+    assert (len(writes), synced) == (1, ["fdatasync journal"])
+    journal.close()
+    disk.close()
+
+
+def test_short_writes_are_continued_and_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = FileDisk(tmp_path)
+    file = disk.open_append("a")
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:3]))
+    file.append(b"0123456789")
+    assert (disk.read("a"), file.size()) == (b"0123456789", 10)
+
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        file.append(b"x")
+    file.close()
+    disk.close()
 
 
 def test_appends_truncates_replaces_and_removes(tmp_path: Path) -> None:
@@ -49,8 +149,15 @@ def test_does_not_follow_a_link_out_of_the_directory(tmp_path: Path) -> None:
     (tmp_path / "data" / "journal").symlink_to(outside)
     with pytest.raises(OSError, match="symbolic"):
         disk.open_append("journal")
+    with pytest.raises(OSError, match="symbolic"):
+        disk.read("journal")
     assert "journal" not in disk.list()
     disk.close()
+    (tmp_path / "data" / "lock").unlink()
+    (tmp_path / "data" / "lock").symlink_to(outside)
+    with pytest.raises(OSError, match="symbolic"):
+        FileDisk(tmp_path / "data")
+    assert outside.read_bytes() == b"mine"
 
 
 def test_the_journal_comes_back_and_a_failed_write_is_an_error(tmp_path: Path) -> None:

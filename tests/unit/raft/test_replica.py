@@ -1,12 +1,14 @@
 """One replica and its two peers, step by step, on fakes: what is promised, and what each failure leads to."""
 
 import asyncio
+from random import Random
 
 import pytest
 
 from raft.contract import RaftConfig, Role
 from raft.errors import LogHalted, NoLeader, OutcomeUnknown, QueueFull, StartRefused, TooLarge
-from raft.messages import Ack, AppendEntries, Malformed, decode, encode
+from raft.memory import MemoryLog
+from raft.messages import Ack, AppendEntries, HigherTerm, Malformed, Relayed, decode, encode
 
 from .cluster import MEMBERS, Cluster, FakeClock, ListMachine, MemoryDisk
 
@@ -352,6 +354,53 @@ def test_a_leader_that_would_overwrite_what_is_committed_is_not_followed() -> No
 def test_frames_that_are_not_messages(frame: bytes) -> None:
     with pytest.raises(Malformed):
         decode(frame)
+
+
+def test_noise_is_never_anything_but_malformed() -> None:
+    noise = Random(1)
+    good = encode(AppendEntries(term=3, seq=1, commit=1, prev_index=4, prev_term=2, entries=[(b"\x00abc", 5, 3)]))
+    for _ in range(3000):
+        frame = bytearray(good if noise.random() < 0.5 else noise.randbytes(noise.randrange(60)))
+        for _ in range(noise.randrange(1, 4)):
+            if frame:
+                frame[noise.randrange(len(frame))] = noise.randrange(256)
+        try:
+            decode(bytes(frame))
+        except Malformed:
+            continue
+
+
+def test_a_relayed_frame_inside_a_relayed_frame_is_not_followed() -> None:
+    cluster = Cluster()
+    cluster.leader()
+    frame = encode(HigherTerm(term=1 << 40))
+    for _ in range(2):
+        frame = encode(Relayed(origin="b:1", target="a:1", frame=frame))
+    term = cluster.replicas["a:1"].engine.term
+    cluster.replicas["a:1"].received("b:1", frame)
+    cluster.replicas["a:1"].step()
+    assert cluster.replicas["a:1"].engine.term == term
+
+
+def test_the_memory_log_keeps_the_same_contract() -> None:
+    async def story() -> None:
+        machine = ListMachine()
+        log = MemoryLog(machine)
+        first = await log.propose(b"x", request_id=b"0123456789abcdef")
+        assert await log.propose(b"x", request_id=b"0123456789abcdef") == first
+        waiting = asyncio.create_task(log.wait_applied(2))
+        assert (await log.propose(b"y")).index == 2
+        assert await waiting == 2 == await log.barrier()
+        with pytest.raises(NoLeader):
+            await log.wait_applied(3, timeout_s=0.01)
+        with pytest.raises(TooLarge):
+            await log.propose(bytes(600_000))
+        await log.close()
+        with pytest.raises(LogHalted):
+            await log.propose(b"z")
+        assert machine.entries == [b"x", b"y"]
+
+    asyncio.run(story())
 
 
 def test_an_election_is_not_started_by_ones_own_stall() -> None:

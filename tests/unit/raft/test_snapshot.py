@@ -1,15 +1,19 @@
 """Snapshot files: damaged at every byte, too old, too big for the disk, and sent from one member to another."""
 
+import struct
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from itertools import count
 
+import msgspec
 import pytest
 from pysyncobj.config import SERIALIZER_STATE
 
-from raft.errors import Corrupt
-from raft.journal import LogEntry
-from raft.snapshot import Header, SnapshotSerializer, SnapshotStore, parse
-from tests.unit.raft.memory_disk import MemoryDisk
+from raft.errors import Corrupt, StartRefused
+from raft.journal import Journal, LogEntry
+from raft.snapshot import MAGIC, Header, SnapshotSerializer, SnapshotStore, parse
+from tests.unit.raft.memory_disk import Died, MemoryDisk
 
 
 def entry(index: int) -> LogEntry:
@@ -97,9 +101,9 @@ def test_damage_at_every_byte_is_seen_and_the_one_before_is_used(flip: int) -> N
     newest = "snapshot-00000000000000000020"
     for at in range(len(image[newest])):
         damaged = MemoryDisk(image)
-        damaged.files[newest][at] ^= flip
+        damaged.data(newest)[at] ^= flip
         assert SnapshotStore(damaged).latest == header(10)
-        del damaged.files["snapshot-00000000000000000010"]
+        damaged.remove("snapshot-00000000000000000010")
         with pytest.raises(Corrupt, match=newest):
             SnapshotStore(damaged)
 
@@ -115,7 +119,7 @@ def test_a_short_file_is_damaged() -> None:
 def test_a_damaged_one_is_forgotten_when_a_newer_one_is_there() -> None:
     disk = MemoryDisk()
     store(disk, 10, 20)
-    disk.files["snapshot-00000000000000000020"][30] ^= 1
+    disk.data("snapshot-00000000000000000020")[30] ^= 1
     store(disk, 30)
     assert disk.list() == ["snapshot-00000000000000000010", "snapshot-00000000000000000030"]
 
@@ -235,4 +239,152 @@ def test_a_full_disk_refuses_the_leaders_snapshot_and_takes_the_next_one() -> No
 def test_what_was_being_written_is_removed_at_the_start() -> None:
     disk = MemoryDisk({"snapshot.writing": b"half", "snapshot.incoming": b"half"})
     assert SnapshotStore(disk).latest is None
+    assert disk.list() == []
+
+
+def test_death_at_every_byte_of_writing_leaves_the_one_before_or_the_new_one() -> None:
+    """With and without power; and whatever is left, the next one is written beside it."""
+    for life in count():
+        disk = MemoryDisk()
+        kept = store(disk, 10)
+        disk.life = life
+        try:
+            kept.write(header(20), state(20))
+            finished = True
+        except Died:
+            finished = False
+        disk.life = None
+        for image in (disk.image(), *disk.after_power_loss(stride=9)):
+            after = MemoryDisk(image)
+            again = SnapshotStore(after)
+            assert again.latest is not None
+            assert again.latest.index in ((20,) if finished else (10, 20))
+            assert list(parse(again.read())[1]) == state(again.latest.index)
+            again.write(header(30), state(30))
+            assert again.adopt(header(30))
+            assert SnapshotStore(after).latest == header(30)
+        if finished:
+            break
+
+
+def test_death_at_every_byte_of_receiving_leaves_the_one_before_or_the_new_one() -> None:
+    data = store(MemoryDisk(), 20).read()
+    for life in count():
+        disk = MemoryDisk()
+        kept = store(disk, 10)
+        disk.life = life
+        try:
+            assert not kept.receive(data[:50], first=True, last=False)
+            assert kept.receive(data[50:], first=False, last=True)
+            finished = True
+        except Died:
+            finished = False
+        disk.life = None
+        for image in (disk.image(), *disk.after_power_loss(stride=9)):
+            again = SnapshotStore(MemoryDisk(image))
+            assert again.latest in ((header(20),) if finished else (header(10), header(20)))
+        if finished:
+            break
+
+
+def test_the_one_before_counts_only_where_the_journal_covers_the_gap() -> None:
+    for compacted in (False, True):
+        disk = MemoryDisk()
+        journal = Journal(disk)
+        for index in range(1, 31):
+            journal.add(*entry(index))
+        journal.sync()
+        store(disk, 10, 20)
+        if compacted:
+            journal.deleteEntriesTo(18)
+        disk.data("snapshot-00000000000000000020")[20] ^= 4
+        snapshots = SnapshotStore(disk)
+        assert snapshots.latest == header(10)
+        if compacted:
+            with pytest.raises(StartRefused, match=r"begins at entry 19.*usable snapshot \(10\)"):
+                Journal(disk, snapshot=snapshots.latest_entries())
+        else:
+            assert Journal(disk, snapshot=snapshots.latest_entries())[:] == [entry(index) for index in range(9, 31)]
+
+
+def test_a_sound_checksum_over_nonsense_is_no_snapshot() -> None:
+    encoded = msgspec.msgpack.encode(header(10))
+    bodies = [
+        MAGIC,
+        MAGIC + bytes(2),
+        MAGIC + (1 << 31).to_bytes(4, "little") + encoded,
+        MAGIC + (3).to_bytes(4, "little") + b"abc",
+        MAGIC + len(encoded).to_bytes(4, "little") + encoded + (99).to_bytes(4, "little") + b"short",
+        MAGIC + len(encoded).to_bytes(4, "little") + encoded + b"\1",
+    ]
+    for body in bodies:
+        data = body + struct.pack("<IQI", 0xFFFFFFFF, len(body), zlib.crc32(body))
+        with pytest.raises(ValueError, match=r"."):
+            parse(data)
+
+
+def test_an_interrupted_transfer_begins_anew_and_disturbs_no_other() -> None:
+    source, target, other = Member(MemoryDisk()), Member(MemoryDisk()), Member(MemoryDisk())
+    source.begin(10)
+    source.end()
+    for _ in range(3):
+        piece = source.serializer.getTransmissionData("peer")
+        assert piece is not None
+        target.serializer.setTransmissionData(piece)
+    begun = source.serializer.getTransmissionData("other")
+    assert begun is not None
+    other.serializer.setTransmissionData(begun)
+    source.serializer.cancelTransmisstion("peer")
+    source.begin(20)
+    source.end()
+    assert source.serializer.transmission_index("other") == 10
+    assert send(source, target)[-1]
+    assert target.store.latest == header(20)
+    while not begun[2]:
+        begun = source.serializer.getTransmissionData("other")
+        assert begun is not None
+        taken = other.serializer.setTransmissionData(begun)
+    assert taken
+    assert other.store.latest == header(10)
+
+
+def test_a_lost_piece_makes_the_whole_worthless() -> None:
+    source, target = Member(MemoryDisk()), Member(MemoryDisk())
+    source.begin(10)
+    source.end()
+    pieces: list[tuple[bytes, bool, bool]] = []
+    while not pieces or not pieces[-1][2]:
+        piece = source.serializer.getTransmissionData("peer")
+        assert piece is not None
+        pieces.append(piece)
+    for lost in range(len(pieces)):
+        assert not any(target.serializer.setTransmissionData(piece) for i, piece in enumerate(pieces) if i != lost)
+        assert target.store.latest is None
+    assert [target.serializer.setTransmissionData(piece) for piece in pieces][-1]
+
+
+def test_one_damaged_on_the_disk_is_not_sent_and_the_next_one_is(caplog: pytest.LogCaptureFixture) -> None:
+    disk = MemoryDisk()
+    source, target = Member(disk), Member(MemoryDisk())
+    source.begin(10)
+    source.end()
+    disk.data("snapshot-00000000000000000010")[30] ^= 1
+    assert source.serializer.getTransmissionData("peer") is None
+    assert source.serializer.getTransmissionData("peer") is None
+    assert [record.message for record in caplog.records if "cannot be sent" in record.message] == [caplog.records[0].message]
+    source.begin(20)
+    source.end()
+    assert send(source, target)[-1]
+
+
+def test_a_bug_in_encoding_the_state_is_not_taken_for_a_full_disk() -> None:
+    disk = MemoryDisk()
+
+    def broken() -> Iterator[bytes]:
+        yield b"some"
+        raise RuntimeError("bug")
+
+    snapshots = SnapshotStore(disk)
+    with pytest.raises(RuntimeError, match="bug"):
+        snapshots.write(header(10), broken())
     assert disk.list() == []

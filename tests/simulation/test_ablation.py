@@ -1,0 +1,80 @@
+"""Each repair of raft/ switched off in turn: the simulation must notice, or it would not notice a bug there either.
+
+Chance meets most of these hazards within a few seeds; the lists begin with one that is known to, so that this stays quick, and go on because any
+change to raft/ reshuffles what a seed does. Where chance would take thousands of seeds the hazard is staged (`scenarios.py`); where a
+repair only makes things quicker the effect is measured.
+"""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from tests.simulation.scenarios import deposed_leader, late_acknowledgement, overtaken_snapshot
+from tests.simulation.simulation import Options, Outcome, Simulation
+
+SECONDS = 20.0
+MORE_SEEDS = range(300, 360)
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def run(seed: int, profile: str, ablate: str) -> Outcome:
+    return Simulation(seed, Options(profile=profile, seconds=SECONDS, ablate=frozenset(filter(None, ablate.split(","))))).run()
+
+
+@pytest.mark.parametrize(
+    ("ablate", "profile", "first_seed", "expected"),
+    [
+        ("commit", "net", 2, {"agreement", "digest"}),
+        ("trunc", "net", 17, {"time-travel"}),
+        ("rewind,snapold", "net", 1, {"time-travel"}),
+        ("align", "dumpkill", 0, {"acknowledged-write-lost"}),
+        ("fsync", "none", 0, {"commit-without-majority"}),
+        ("selfack", "none", 0, {"commit-without-majority"}),
+        ("dedupe", "none", 0, {"applied-twice"}),
+        ("readindex", "net", 0, {"stale-read"}),
+    ],
+)
+def test_chance_finds_a_missing_repair(ablate: str, profile: str, first_seed: int, expected: set[str]) -> None:
+    for seed in (first_seed, *MORE_SEEDS):
+        if expected & set(run(seed, profile, ablate).kinds):
+            return
+    pytest.fail(f"nobody noticed in {1 + len(MORE_SEEDS)} runs that {ablate} was off")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_acknowledgement_of_an_earlier_leadership_is_not_counted(seed: int) -> None:
+    assert late_acknowledgement(seed) == set()
+    assert late_acknowledgement(seed, "term") == {"commit-without-majority"}
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+def test_a_snapshot_overtaken_by_a_newer_one_is_abandoned(seed: int) -> None:
+    assert overtaken_snapshot(seed) == set()
+    assert overtaken_snapshot(seed, "abandon") == {"start-refused"}
+
+
+def test_a_deposed_leader_is_told_at_once() -> None:
+    told = [deposed_leader(seed) for seed in range(4)]
+    left_alone = [deposed_leader(seed, "nudge") for seed in range(4)]
+    assert max(told) < 0.1 < 0.4 < min(left_alone), f"{told} against {left_alone}"
+
+
+def test_without_asking_around_terms_race() -> None:
+    seeds = range(5)
+    asking = sum(run(seed, "net", "").newest_term for seed in seeds)
+    storming = sum(run(seed, "net", "prevote").newest_term for seed in seeds)
+    assert storming > 2 * asking, f"{storming} terms without, {asking} with pre-vote"
+
+
+def test_without_minding_rewinds_entries_travel_again_and_again() -> None:
+    seeds = range(8)
+    minding = sum(run(seed, "net", "").counts["sent-bytes"] for seed in seeds)
+    rewinding = sum(run(seed, "net", "rewind").counts["sent-bytes"] for seed in seeds)
+    assert rewinding > 1.08 * minding, f"{rewinding} bytes without, {minding} with"
