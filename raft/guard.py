@@ -186,6 +186,13 @@ class Guard:
             self._heartbeat(peer, message.term, engine.commit_index)
             self._acknowledge(peer, max(have, engine.first_index) + 1, reset=False, success=message.first or message.last)
             return
+        if self.on("snaptail") and have < message.snapshot_index <= engine.last_index:
+            if engine.term_at(message.snapshot_index) == message.snapshot_term:
+                # All that the snapshot covers is in this log already. PySyncObj would install it and throw away what comes
+                # behind it, which was acknowledged and may be committed.
+                self._heartbeat(peer, message.term, message.snapshot_index)
+                self._acknowledge(peer, message.snapshot_index + 1, reset=False, success=message.first or message.last)
+                return
         expected = (peer, message.snapshot_index, message.offset)
         if not message.first and self._incoming != expected:
             self._heartbeat(peer, message.term, engine.commit_index)

@@ -330,6 +330,8 @@ class Member:
             # Its lost disk may have voted in this term; the only leader it can have voted for and that leads is this one.
             self.engine.record_vote(leader)
             self.sync_or_halt()
+            if self._halted is not None:
+                return
             try:
                 self.identity.graduate()
             except OSError as error:

@@ -52,6 +52,8 @@ class SnapshotChunk(Struct, frozen=True, kw_only=True, array_like=True, forbid_u
     seq: Count
     snapshot_index: Count
     """Last log index the snapshot covers, so that an older one than what is here can be refused (H6)."""
+    snapshot_term: Count
+    """Term of that entry: who has the very entry has all before it, and must not trade its log for the snapshot."""
     offset: Count
     """Bytes of the snapshot sent before this chunk; a gap starts it over."""
     data: Annotated[bytes, Meta(max_length=MAX_APPEND_BYTES)]

@@ -22,7 +22,7 @@ class Transmission(Protocol):
 
     def getTransmissionData(self, transmissionID: Any) -> Any: ...
     def cancelTransmisstion(self, transmissionID: Any) -> None: ...
-    def transmission_index(self, transmissionID: Any) -> int: ...
+    def transmission_last(self, transmissionID: Any) -> tuple[int, int]: ...
 
 
 class Peer:
@@ -177,7 +177,7 @@ class Pipeline:
                 break
             data, first, last = chunk
             state.out_seq += 1
-            index = self.transmission.transmission_index(peer)
+            index, term = self.transmission.transmission_last(peer)
             if first:
                 state.snapshot_offset = 0
             self.emit(
@@ -186,6 +186,7 @@ class Pipeline:
                     term=self.engine.term,
                     seq=state.out_seq,
                     snapshot_index=index,
+                    snapshot_term=term,
                     offset=state.snapshot_offset,
                     data=data,
                     first=first,

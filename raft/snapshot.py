@@ -160,11 +160,11 @@ class SnapshotStore:
 
 
 class _Transfer:
-    __slots__ = ("data", "index", "offset")
+    __slots__ = ("data", "last", "offset")
 
-    def __init__(self, data: bytes, index: int) -> None:
+    def __init__(self, data: bytes, last: tuple[int, int]) -> None:
         self.data = data
-        self.index = index
+        self.last = last
         self.offset = 0
 
 
@@ -189,7 +189,7 @@ class SnapshotSerializer:
         self._transfer_bytes = transfer_bytes
         self._writing: tuple[Header, Future[int]] | None = None
         self._transfers: dict[object, _Transfer] = {}
-        self._sent_index = 0
+        self._sent_last = (0, 0)
         self._unsendable = 0
         self._receiving = False
 
@@ -259,7 +259,7 @@ class SnapshotSerializer:
         piece = transfer.data[start : start + self._transfer_bytes]
         transfer.offset += len(piece)
         last = transfer.offset >= len(transfer.data)
-        self._sent_index = transfer.index
+        self._sent_last = transfer.last
         if last:
             del self._transfers[transmissionID]
         return piece, start == 0, last
@@ -267,8 +267,8 @@ class SnapshotSerializer:
     def _begin_transfer(self, transmissionID: object) -> _Transfer | None:
         if self._store.latest is None or self._store.latest.index == self._unsendable:
             return None
-        index = self._store.latest.index
-        data = next((other.data for other in self._transfers.values() if other.index == index), None)
+        _, index, term = self._store.latest.last
+        data = next((other.data for other in self._transfers.values() if other.last == (index, term)), None)
         if data is None:
             try:
                 data = self._store.read()
@@ -277,13 +277,13 @@ class SnapshotSerializer:
                 self._unsendable = index
                 _logger.error("the newest snapshot cannot be sent: %s", error)
                 return None
-        transfer = self._transfers[transmissionID] = _Transfer(data, index)
+        transfer = self._transfers[transmissionID] = _Transfer(data, (index, term))
         return transfer
 
-    def transmission_index(self, transmissionID: object) -> int:
-        """Log index of the snapshot the last piece was of."""
+    def transmission_last(self, transmissionID: object) -> tuple[int, int]:
+        """Index and term of the last entry covered by the snapshot that the last piece was of."""
         transfer = self._transfers.get(transmissionID)
-        return self._sent_index if transfer is None else transfer.index
+        return self._sent_last if transfer is None else transfer.last
 
     def cancelTransmisstion(self, transmissionID: object) -> None:
         self._transfers.pop(transmissionID, None)

@@ -94,7 +94,8 @@ class Masters:
             try:
                 if not self._registered:
                     await self._register()
-                pause = await self._beat()
+                if self._registered:
+                    pause = await self._beat()
             except Problem as problem:
                 if problem.status == 404:
                     logger.warning("the cluster does not know this node (any more), registering again")
@@ -105,6 +106,8 @@ class Masters:
                     if self._ever_registered or problem.type == "stale-incarnation" or waited > TAKEOVER_S:
                         raise Superseded(problem.detail) from problem
                     pause = 1.0
+                elif problem.status in (400, 422) and not self._ever_registered:
+                    raise Superseded(f"the cluster does not accept this node: {problem}") from problem
                 self._note_loss(problem)
             except ClientError as error:
                 self._note_loss(error)
@@ -123,6 +126,8 @@ class Masters:
 
     async def _register(self) -> None:
         reply = await self._telling.register(self._registration)
+        if not reply.cluster_id:
+            return  # no leader has named the cluster yet
         notes = self._notebook.notes
         if notes.cluster_id and reply.cluster_id != notes.cluster_id:
             raise Superseded(

@@ -65,6 +65,9 @@ class Notebook:
             self.notes = msgspec.structs.replace(self._saved, incarnation=self._saved.incarnation + 1)
             """What is known now; on disk after the next `flush`."""
             self.flush()
+        except OSError as error:
+            os.close(self._lock)
+            raise DataDirError(f"cannot write {data_dir / FILE}: {error.strerror}") from error
         except BaseException:
             os.close(self._lock)
             raise

@@ -32,7 +32,8 @@ BLIND_S = 2.0
 """How long a runtime that did not answer is left alone."""
 STARTS = 8
 """Containers created and started at once."""
-REMOVE_AGAIN_S = 5.0
+AGAIN_S = 5.0
+"""Before a container that could not be removed is tried again."""
 PROGRESS_S = 3.0
 """Progress of a pull is reported at most this often: each report is an entry in the cluster's log."""
 
@@ -85,9 +86,7 @@ class Worker:
 
     def _note(self, index: int, epoch: int = 0) -> None:
         notes = self._notebook.notes
-        self._notebook.notes = msgspec.structs.replace(
-            notes, pods=self.pods, index=max(index, notes.index), epoch=max(epoch, notes.epoch)
-        )
+        self._notebook.notes = msgspec.structs.replace(notes, pods=self.pods, index=max(index, notes.index), epoch=max(epoch, notes.epoch))
         for pod_id, preparing in self._preparing.items():
             if not self._wanted(pod_id):
                 preparing.cancel()
@@ -211,6 +210,7 @@ class Worker:
         except Exception as error:  # the fault of one pod, ours even, must not take the others' agent away
             logger.exception("pod %s", pod_id)
             self._failed(pod_id, "AgentError", f"{type(error).__name__}: {error}")
+            await asyncio.sleep(AGAIN_S)
         finally:
             self._work.pop(pod_id, None)
             self._told_at.pop(pod_id, None)
@@ -248,7 +248,7 @@ class Worker:
             logger.warning("container %s of pod %s: %s", observed.ref, observed.pod_id, error)
             self._work[observed.pod_id] = Work(reason=reason, message=str(error))
             self.wake()
-            await asyncio.sleep(REMOVE_AGAIN_S)
+            await asyncio.sleep(AGAIN_S)
 
     def _progress(self, pod_id: str, reason: str, message: str) -> None:
         now = self._clock.monotonic()

@@ -22,6 +22,10 @@ class KagoProcess:
         self.name = name
         self.arguments = tuple(arguments)
         self.log = log
+        self.prefix: tuple[str, ...] = ()
+        """Words before the command, of a program that ends by executing it."""
+        self.environment: dict[str, str] = {}
+        """Set for it beside what we have ourselves."""
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -40,12 +44,12 @@ class KagoProcess:
             return
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "kago.cli.main", *self.arguments],
+                [*self.prefix, sys.executable, "-m", "kago.cli.main", *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={name: value for name, value in os.environ.items() if not name.startswith("KAGO_")},
+                env={**{name: value for name, value in os.environ.items() if not name.startswith("KAGO_")}, **self.environment},
             )
 
     def kill(self) -> None:

@@ -122,7 +122,7 @@ def cluster_table(cluster: ClusterStatus) -> str:
     """Members, and how many more may fail before nothing can be written."""
     rows: list[Row] = [("ADDRESS", "ROLE", "INDEX", "LAG", "API")]
     rows += [
-        (member.address, member.role, str(member.index), NONE if member.lag is None else str(member.lag), member.api or NONE)
+        (member.address, member.role, NONE if member.lag is None else str(member.index), NONE if member.lag is None else str(member.lag), member.api or NONE)
         for member in cluster.members
     ]
     size = len(cluster.members)

@@ -124,7 +124,9 @@ async def _missing(client: Client, waiting: dict[str, Deployment]) -> tuple[str,
             pods = []
         unplaced = unplaced and bool(pods) and all(_unplaced(pod) for pod in pods)
         for pod in pods[:MAX_WORDS]:
-            lines.append(f"    pod/{pod.name}: {pod_word(pod)}{f' ({pod.reason})' if pod.reason else ''} {pod.message}".rstrip())
+            word, message = pod_word(pod), pod.message.replace("\n", "\n      ")
+            reason = f" ({pod.reason})" if pod.reason not in ("", word) else ""
+            lines.append(f"    pod/{pod.name}: {word}{reason} {message}".rstrip())
         if len(pods) > MAX_WORDS:
             lines.append(f"    and {len(pods) - MAX_WORDS} more")
     return "\n".join(lines), unplaced

@@ -1,22 +1,27 @@
 """Answers of the API: things as they are encoded once, lists as their concatenation, watches as streams."""
 
 import asyncio
+import logging
 from collections.abc import Iterable
 
 import msgspec
 from sanic import HTTPResponse, Request
+from sanic.exceptions import SanicException
 from sanic.response import raw
 
 from kago.core.state.changes import Thing
 from kago.server.feed import Feed, IndexTooOld, Subscription, encode, put_line
-from kago.server.problems import CONTENT_TYPE, Refused, of_log_error
-from kago.server.requests import etag, flag, number, selected, topic_of
-from kago.server.store import Store
-from raft.errors import LogError
+from kago.server.problems import CONTENT_TYPE, Refused, of_log_error, unavailable
+from kago.server.requests import check_parameters, etag, flag, number, selected, topic_of
+from kago.server.store import READ_TIMEOUT_S, Store
+from raft.errors import LogError, NoLeader
 
+_logger = logging.getLogger(__name__)
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
+STOPPING = "this server stops; go on at another one"
+"""Said to the feed at a stop; every other reason why a watch ends means that it cannot be resumed."""
 HEARTBEAT_S = 8.0
 AGENT_HEARTBEAT_S = 2.0
 """Agents tell a dead master from a quiet one by it."""
@@ -49,9 +54,15 @@ def struct_answer(value: object, *, status: int = 200) -> HTTPResponse:
 
 
 async def make_readable(store: Store, request: Request) -> None:
-    """Bring the tables to where this read may be answered. Refused (503)."""
+    """Bring the tables to where this read may be answered. Refused (400, 503)."""
+    check_parameters(request)
+    least = number(request, "min_index")
     try:
-        await store.catch_up(stale=flag(request, "stale"), min_index=number(request, "min_index"))
+        await store.catch_up(stale=flag(request, "stale"), min_index=least)
+    except NoLeader as error:
+        if least is not None:
+            raise unavailable("catching-up", str(error)) from None
+        raise of_log_error(error) from None
     except LogError as error:
         raise of_log_error(error) from None
 
@@ -64,9 +75,12 @@ async def watch_answer(store: Store, request: Request, kind: str, things: Iterab
     feed, after = store.feed, number(request, "index")
     if feed.watchers >= MAX_WATCHES:
         raise Refused(429, "rate-limited", f"{MAX_WATCHES} watches are open on this server; ask another one", headers={"retry-after": "5"})
+    if request.head.startswith(b"HEAD "):
+        await request.respond(content_type=NDJSON)
+        return
     try:
         if after is not None and after > store.tables.index:
-            await store.log.wait_applied(after)
+            await _reach(store, after)
         subscription = feed.subscribe(topic_of(request, kind), selected(request), after=after)
     except IndexTooOld as error:
         raise Refused(410, "index-too-old", f"{error}; list again, without index") from None
@@ -83,6 +97,16 @@ async def watch_answer(store: Store, request: Request, kind: str, things: Iterab
         feed.unsubscribe(subscription)
 
 
+async def _reach(store: Store, index: int) -> None:
+    """Wait for an index that this server has not applied; one that the cluster has never reached is as good as one forgotten."""
+    try:
+        await store.log.barrier(timeout_s=READ_TIMEOUT_S)
+    except NoLeader:
+        await store.log.wait_applied(index, timeout_s=READ_TIMEOUT_S)
+    if index > store.tables.index:
+        raise IndexTooOld(f"index {index} was never reached by this cluster, which is at {store.tables.index}")
+
+
 class _Stream:
     """One watch on one connection."""
 
@@ -95,11 +119,23 @@ class _Stream:
         self._beat_s = AGENT_HEARTBEAT_S if subscription.topic.startswith("pods/node/") else HEARTBEAT_S
 
     async def run(self, first: list[_Line]) -> None:
-        response = await self._request.respond(
-            content_type=SSE if self._sse else NDJSON, headers={"cache-control": "no-store", **header_values(self._store)}
-        )
+        response = await self._request.respond(content_type=SSE if self._sse else NDJSON, headers={"cache-control": "no-store"})
         if response is None:
             return
+        try:
+            end = await self._send(response, first)
+        except (OSError, SanicException):
+            raise
+        except Exception:
+            # Too late for an error's answer, and an end without words would look like a stop.
+            _logger.exception("bug: watch of %s", self._request.path)
+            end = Refused(500, "internal", "this server has a bug here; its log has the details")
+        document = {"type": "error", "index": self._store.tables.index, "object": end.document(self._request.path)}
+        await response.send(self._framed([(self._store.tables.index, msgspec.json.encode(document))]))
+        await response.eof()
+
+    async def _send(self, response: HTTPResponse, first: list[_Line]) -> Refused:
+        """Until the subscription ends; why it did."""
         loop = asyncio.get_running_loop()
         for start in range(0, len(first), _BURST):
             await response.send(self._framed(first[start : start + _BURST]))
@@ -117,10 +153,9 @@ class _Stream:
                 beat_at = loop.time() + self._beat_s
             if burst:
                 await response.send(self._framed(burst))
-        gone = Refused(410, "index-too-old", self._subscription.closed)
-        document = {"type": "error", "index": self._store.tables.index, "object": gone.document(self._request.path)}
-        await response.send(self._framed([(self._store.tables.index, msgspec.json.encode(document))]))
-        await response.eof()
+        if self._subscription.closed == STOPPING:
+            return unavailable("stopping", STOPPING)
+        return Refused(410, "index-too-old", self._subscription.closed)
 
     def _framed(self, lines: Iterable[_Line]) -> bytes:
         if self._sse:
@@ -141,5 +176,5 @@ def header_values(store: Store) -> dict[str, str]:
         "x-kago-index": str(store.tables.index),
         "x-kago-leader": status.leader or "",
         "x-kago-known-leader": "true" if status.leader is not None else "false",
-        "x-kago-last-contact": "" if age is None else str(round(age * 1000)),
+        "x-kago-last-contact": "-1" if age is None else str(round(age * 1000)),
     }

@@ -6,6 +6,7 @@ Every part runs in one TaskGroup: a part that dies takes the process with it, lo
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 from importlib.metadata import version as installed_version
@@ -14,13 +15,14 @@ from typing import Self
 
 import uvloop
 from sanic import HTTPResponse, Request, Sanic
-from sanic.exceptions import MethodNotAllowed, SanicException
+from sanic.exceptions import MethodNotAllowed, PayloadTooLarge, RequestCancelled, SanicException
 from sanic.server.async_server import AsyncioServer
 
 from kago.clock import Clock, SystemClock
 from kago.config import ServeConfig
 from kago.core.state.commands import RegisterServer
-from kago.server.answers import header_values, problem
+from kago.server.answers import STOPPING, header_values, problem
+from kago.server.incoming import MAX_BODY_BYTES, Incoming
 from kago.server.leader import Leader
 from kago.server.metrics import Metrics
 from kago.server.problems import Refused, unavailable
@@ -29,13 +31,15 @@ from kago.server.routes import cluster, deployments, nodes, pods
 from kago.server.store import Store
 from raft import open_replica
 from raft.contract import LogStatus, RaftConfig, ReplicatedLog
-from raft.errors import LogError, LogHalted, StartRefused
+from raft.errors import LogError, LogHalted
 
 _logger = logging.getLogger(__name__)
-MAX_BODY_BYTES = 4 * 1024 * 1024
 ANNOUNCE_AGAIN_S = 0.5
-DRAIN_S = 2.5
-"""Requests under way at a stop are given this long; a write's own deadline lies within."""
+MAX_DISCARDED_BYTES = 16 * MAX_BODY_BYTES
+DISCARD_S = 2.0
+DRAIN_S = 1.0
+"""Requests under way at a stop are given this long; every server's stop must fit into what an operator waits."""
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 VERSION = installed_version("kago")
 
 
@@ -86,7 +90,7 @@ class Server:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
-        self.store.feed.close("this server stops; go on at another one")
+        self.store.feed.close(STOPPING)
         if self._api is not None:
             api, self._api = self._api, None
             await _drain(api)
@@ -136,13 +140,17 @@ async def _follow(task: "asyncio.Task[None]") -> None:
 
 def _listen(config: ServeConfig) -> socket.socket:
     address = (config.host, config.port)
-    if ":" in config.host:
-        return socket.create_server(address, family=socket.AF_INET6, backlog=1024, dualstack_ipv6=config.host == "::")
-    return socket.create_server(address, backlog=1024)
+    try:
+        if ":" in config.host:
+            return socket.create_server(address, family=socket.AF_INET6, backlog=1024, dualstack_ipv6=config.host == "::")
+        return socket.create_server(address, backlog=1024)
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        raise OSError(f"the API cannot listen on {config.host} port {config.port}: {why}; see --host and --port") from error
 
 
 async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
-    app = Sanic(f"kago-{id(server):x}", configure_logging=False)
+    app = Sanic(f"kago-{id(server):x}", configure_logging=False, request_class=Incoming)
     app.config.update(
         {
             "ACCESS_LOG": False,
@@ -153,6 +161,8 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
             "GRACEFUL_SHUTDOWN_TIMEOUT": 1.0,
             "MOTD": False,
             "FALLBACK_ERROR_FORMAT": "json",
+            # Sanic rewrites its own methods for speed; it can do so once a process, and all our apps are alike.
+            "TOUCHUP": not getattr(Sanic, "__touched__", False),
         }
     )
     metrics, store = Metrics(server.store), server.store
@@ -178,6 +188,8 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
 
     @app.exception(Exception)
     async def explain(request: Request, error: Exception) -> HTTPResponse:
+        if isinstance(error, PayloadTooLarge):
+            await _discard_body(request)
         return problem(request, _refusal(request, error))
 
     api = await app.create_server(sock=own, return_asyncio_server=True, access_log=False)
@@ -194,6 +206,8 @@ def _refusal(request: Request, error: Exception) -> Refused:
     if isinstance(error, MethodNotAllowed):
         allowed = dict(error.headers or {})
         return Refused(405, "method-not-allowed", f"{request.method} is not allowed on {request.path}", headers=allowed)
+    if isinstance(error, RequestCancelled):
+        return Refused(408, "timeout", "the client did not wait for the answer")
     if isinstance(error, SanicException):
         names = {400: "bad-request", 404: "not-found", 408: "timeout", 413: "too-large", 417: "expectation-failed"}
         status = error.status_code
@@ -203,6 +217,18 @@ def _refusal(request: Request, error: Exception) -> Refused:
         return Refused(status, names.get(status, "bad-request" if status < 500 else "internal"), detail)
     _logger.error("bug: %s %s", request.method, request.path, exc_info=error)
     return Refused(500, "internal", "this server has a bug here; its log has the details")
+
+
+async def _discard_body(request: Request) -> None:
+    """Read on for a moment, so that a client that sends first and listens then hears the answer and not a reset."""
+    http = request.stream
+    http.request_max_size = MAX_DISCARDED_BYTES
+    try:
+        async with asyncio.timeout(DISCARD_S):
+            while await http.read():
+                pass
+    except (SanicException, TimeoutError):
+        _logger.debug("a body too large by far was cut off")
 
 
 async def _drain(api: AsyncioServer) -> None:
@@ -228,7 +254,7 @@ async def serve(config: ServeConfig) -> int:
     server = Server(config)
     try:
         await server.start()
-    except (StartRefused, OSError) as error:
+    except (LogError, OSError) as error:
         _logger.error("cannot start: %s", error)
         return 1
     _logger.info("server %s of %s: API at %s, data in %s", config.me, ", ".join(config.members), config.api_url, config.data_dir)
@@ -260,6 +286,8 @@ def _is_log_error(error: BaseException | None) -> bool:
 
 def run(config: ServeConfig) -> None:
     """`kago serve`: the whole process. Raises SystemExit where it did not end as asked."""
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)  # to stderr; what embeds us and has set up its own keeps it
+    logging.getLogger("sanic").setLevel(logging.WARNING)
     code = uvloop.run(serve(config))
     if code:
         raise SystemExit(code)

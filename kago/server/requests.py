@@ -21,6 +21,9 @@ from kago.server.problems import Refused
 
 T = TypeVar("T")
 MAX_INTEGER = 2**63 - 1
+PARAMETERS = frozenset(
+    {"stale", "min_index", "watch", "index", "selector", "deployment_name", "node_name", "status", "name", "dry_run", "force"}
+)
 _KNOWN = sorted({*DeploymentSpec.__struct_fields__, *Resources.__struct_fields__, *RollingUpdate.__struct_fields__})
 _UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`")
 _STEP = re.compile(r"[^.\[\]]+")
@@ -49,8 +52,8 @@ def parse_json(body: bytes) -> dict[str, Any]:
         msgspec.json.encode(value)
     except json.JSONDecodeError as error:
         raise _syntax(f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
-    except UnicodeError as error:
-        raise _syntax(f"not valid UTF-8 text: {error}") from None
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise _syntax(f"not valid Unicode text: {error.reason}") from None
     except RecursionError:
         raise _syntax("nested too deeply") from None
     except ValueError as error:
@@ -68,9 +71,22 @@ def convert(value: object, kind: type[T]) -> T:
         raise _invalid(str(error)) from None
 
 
+def check_parameters(request: Request) -> None:
+    """A misspelt parameter must not pass for one that was left out. Refused (400)."""
+    for name in request.get_args(keep_blank_values=True):
+        if name not in PARAMETERS:
+            near = _meant(name, sorted(PARAMETERS))
+            raise _syntax(f"there is no parameter {name!r}" + (f"; did you mean {near!r}?" if near else ""))
+
+
+def parameter(request: Request, name: str) -> str | None:
+    text: str | None = request.get_args(keep_blank_values=True).get(name)
+    return text
+
+
 def flag(request: Request, name: str) -> bool:
-    """A yes/no parameter. Refused (400)."""
-    text = request.args.get(name)
+    """A yes/no parameter; naming it alone is a yes. Refused (400)."""
+    text = parameter(request, name)
     if text is None or text in ("false", "0", "no"):
         return False
     if text in ("", "true", "1", "yes"):
@@ -80,7 +96,7 @@ def flag(request: Request, name: str) -> bool:
 
 def number(request: Request, name: str) -> int | None:
     """A parameter that is a log index; `index` may also come as the Last-Event-ID of an event stream. Refused (400)."""
-    text = request.args.get(name)
+    text = parameter(request, name)
     if text is None and name == "index":
         text = request.headers.get("last-event-id")
     if text is None:
@@ -94,15 +110,15 @@ def selected(request: Request) -> Callable[[Thing], bool]:
     """The filter that a list's or watch's parameters ask for. Refused (400)."""
     tests: list[Callable[[Any], bool]] = []
     for name in ("deployment_name", "node_name", "status", "name"):
-        wanted = request.args.get(name)
-        if wanted is not None:
+        wanted = parameter(request, name)
+        if wanted:
             tests.append(_equals(name, wanted))
-    for pair in (request.args.get("selector") or "").split(","):
-        if pair:
+    for pair in (parameter(request, "selector") or "").split(","):
+        if pair.strip():
             key, equals, wanted = pair.partition("=")
-            if not equals:
-                raise _syntax(f"selector {pair!r} is not key=value")
-            tests.append(_labelled(key, wanted))
+            if not equals or not key.strip("! "):
+                raise _syntax(f"selector {pair!r} is not key=value or key!=value")
+            tests.append(_labelled(key.strip(), wanted.removeprefix("=").strip()))
     if not tests:
         return lambda thing: True
     return lambda thing: all(test(thing) for test in tests)
@@ -113,16 +129,18 @@ def _equals(field: str, wanted: str) -> Callable[[Any], bool]:
 
 
 def _labelled(key: str, wanted: str) -> Callable[[Any], bool]:
+    if key.endswith("!"):
+        return lambda thing: thing.labels.get(key[:-1].rstrip()) != wanted
     return lambda thing: thing.labels.get(key) == wanted
 
 
 def topic_of(request: Request, kind: str) -> str:
     """The narrowest feed topic that holds what a watch asks for."""
     if kind == "pods":
-        if request.args.get("node_name"):
-            return f"pods/node/{request.args.get('node_name')}"
-        if request.args.get("deployment_name"):
-            return f"pods/deployment/{request.args.get('deployment_name')}"
+        if node := parameter(request, "node_name"):
+            return f"pods/node/{node}"
+        if deployment := parameter(request, "deployment_name"):
+            return f"pods/deployment/{deployment}"
     return kind
 
 
@@ -193,6 +211,12 @@ def _finite(text: str) -> float:
     return value
 
 
+def _meant(name: str, known: list[str]) -> str:
+    """The known name that `name` was probably meant to be: `cpu` for cpu_millis, `replics` for replicas."""
+    begun = [other for other in known if len(name) > 2 and other.startswith(name)]
+    return next(iter(begun or difflib.get_close_matches(name, known, n=1)), "")
+
+
 def _syntax(detail: str) -> Refused:
     return Refused(400, "bad-request", detail)
 
@@ -207,8 +231,8 @@ def _invalid(message: str) -> Refused:
     unknown = _UNKNOWN_FIELD.search(detail)
     if unknown:
         name = unknown.group(1)
-        near = difflib.get_close_matches(name, _KNOWN, n=1)
-        detail = f"there is no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+        near = _meant(name, _KNOWN)
+        detail = f"there is no field {name!r}" + (f"; did you mean {near!r}?" if near else "")
         pointer = f"{pointer}/{name}"
     detail = detail[:1].lower() + detail[1:] if not unknown else detail
     where = f"{pointer}: " if pointer else ""

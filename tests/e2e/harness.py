@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import httpx
 
 from kago.cli.local import LOOPBACK, KagoProcess, LocalCluster, environments, run_kago
+from kago.core.model.deployment import Runtime
 
 Result = TypeVar("Result")
 WAIT_S = 30.0
@@ -28,10 +29,12 @@ spec:
 
 
 class Harness(LocalCluster):
-    """A cluster with the process runtime, and what tests ask of it."""
+    """A cluster, and what tests ask of it."""
 
-    def __init__(self, directory: Path, *, servers: int = 3, agents: int = 2, serve_flags: Sequence[str] = ()) -> None:
-        flags = ["--runtime", "process", "--cpu", "4000", "--memory", "4096"]
+    def __init__(
+        self, directory: Path, *, servers: int = 3, agents: int = 2, serve_flags: Sequence[str] = (), runtime: Runtime = Runtime.PROCESS
+    ) -> None:
+        flags = ["--runtime", runtime, "--cpu", "4000", "--memory", "4096"]
         prefix = f"e2e-{time.time_ns() % 10**9}"
         super().__init__(directory, servers=servers, agents=agents, node_prefix=prefix, serve_flags=serve_flags, agent_flags=flags)
         self._http = httpx.Client(trust_env=False, timeout=10.0)

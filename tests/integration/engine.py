@@ -34,7 +34,7 @@ import docker.errors
 
 BUSYBOX = Path("/bin/busybox")
 APPLETS = ("sh", "sleep", "httpd", "echo", "cat", "tail", "env", "hostname", "id", "true", "false", "wget", "kill", "ls", "date")
-SERVE = 'CMD ["sh", "-c", "trap exit\\ 0 TERM; mkdir -p /www; hostname > /www/index.html; httpd -f -p 80 -h /www & wait"]'
+SERVE = """CMD ["sh", "-c", "trap 'exit 0' TERM; mkdir -p /www; hostname > /www/index.html; httpd -f -p 80 -h /www & wait"]"""
 EXAMPLE_IMAGES = (
     "nginx:alpine",
     "nginx:1.24-alpine",

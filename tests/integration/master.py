@@ -27,6 +27,7 @@ class Master:
         self.reports: dict[str, PodReport] = {}
         self.refuse: tuple[int, str] | None = None
         """(status, problem type) of every answer to a heartbeat."""
+        self.refuse_registration: tuple[int, str] | None = None
         self.known = True
         self.silent = False
         """Accept and never answer."""
@@ -119,6 +120,8 @@ class Master:
             "servers": (self.url, *self.extra_servers),
         }
         if (method, path) == ("POST", "/nodes/register"):
+            if self.refuse_registration is not None:
+                return self.refuse_registration[0], {"type": f"urn:kago:problem:{self.refuse_registration[1]}", "detail": "refused"}
             self.registrations.append(msgspec.json.decode(body, type=Registration))
             self.known = True
             return 200, RegistrationReply(cluster_id=self.cluster_id, **common)

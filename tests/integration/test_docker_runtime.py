@@ -231,9 +231,7 @@ def test_an_image_is_pulled_from_a_registry_and_a_moved_tag_noticed(tmp_path: Pa
         pytest.skip("not installed: docker-registry")
     port = free_port()
     settings = tmp_path / "registry.yml"
-    settings.write_text(
-        f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {tmp_path}/registry\nhttp:\n  addr: 127.0.0.1:{port}\n"
-    )
+    settings.write_text(f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {tmp_path}/registry\nhttp:\n  addr: 127.0.0.1:{port}\n")
     reference = f"127.0.0.1:{port}/web:1"
 
     def publish(marker: str) -> str:

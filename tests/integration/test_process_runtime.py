@@ -11,7 +11,10 @@ import msgspec
 import pytest
 
 from kago.agent.notes import Notes
+from kago.agent.runtime import Owner
+from kago.agent.runtimes import process
 from kago.agent.runtimes.cgroups import Cgroups
+from kago.agent.runtimes.process import ProcessRuntime
 from kago.core.model.pod import PodStatus
 from kago.core.model.report import PodReport
 from kago.core.model.resources import Resources
@@ -246,6 +249,37 @@ def test_a_stopped_agent_says_good_bye_and_leaves_its_pods_running(tmp_path: Pat
     play(tmp_path, story)
 
 
+def test_a_fresh_agent_waits_for_a_former_one_of_its_name_to_be_given_up(tmp_path: Path) -> None:
+    async def story(master: Master, agent: AgentProcess) -> None:
+        master.refuse_registration = (409, "conflict")
+        await asyncio.sleep(2.5)
+        assert agent.process is not None and agent.process.poll() is None
+        master.refuse_registration = None
+        await master.until(lambda: bool(master.heartbeats))
+        await agent.kill()
+        master.refuse_registration = (422, "validation")
+        agent.start()
+        assert await agent.ended() == 1
+        assert "does not accept this node" in agent.logged()
+
+    play(tmp_path, story)
+
+
+def test_a_data_directory_stays_with_its_cluster(tmp_path: Path) -> None:
+    async def story(master: Master, agent: AgentProcess) -> None:
+        pod = make_pod("sleep", "600")
+        await master.put(pod)
+        await master.until(lambda: ready(master, pod.id))
+        await agent.kill()
+        master.cluster_id, master.pods = "c2", {}  # set up anew on the same address
+        agent.start()
+        assert await agent.ended() == 1
+        assert "belongs to cluster c1" in agent.logged()
+        os.kill(pid_of(tmp_path, master.reports[pod.id].container_id), 0)
+
+    play(tmp_path, story)
+
+
 def test_two_agents_never_share_a_data_directory(tmp_path: Path) -> None:
     async def story(master: Master, agent: AgentProcess) -> None:
         await master.until(lambda: bool(master.heartbeats))
@@ -288,3 +322,40 @@ async def agent_pods(agent: AgentProcess) -> list[dict[str, object]]:
         return []
 
 
+def test_without_cgroups_memory_is_limited_by_rlimit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        runtime = ProcessRuntime(tmp_path)
+        ended = asyncio.Event()
+        await runtime.open(Owner(cluster_id="c1", agent_id="a1", node_name="n1", incarnation=1), ended.set)
+        pod = make_pod("python3", "-c", "x = 'a' * 300_000_000", resources=Resources(cpu_millis=500, memory_mb=64))
+        await runtime.start(pod)
+        await ended.wait()
+        (one,) = await runtime.list()
+        assert one.exit_code == 1 and "MemoryError" in await runtime.last_output(one.ref)
+        await runtime.remove(one.ref, 1.0)
+        assert await runtime.list() == () and not list((tmp_path / "pods").iterdir())
+        await runtime.close()
+
+    monkeypatch.setattr(Cgroups, "find", lambda agent_id: None)
+    asyncio.run(asyncio.wait_for(story(), 20))
+
+
+def test_a_long_log_is_shortened_while_its_writer_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        runtime = ProcessRuntime(tmp_path)
+        await runtime.open(Owner(cluster_id="c1", agent_id="a1", node_name="n1", incarnation=1), lambda: None)
+        pod = make_pod("sh", "-c", "echo first; sleep 1; echo second; sleep 600")
+        await runtime.start(pod)
+        log = tmp_path / "pods" / process.ref_of(pod.id) / "log"
+        while log.read_text() != "first\n":
+            await asyncio.sleep(0.05)
+        await runtime.list()
+        assert log.read_text() == "" and log.with_name("log.1").read_text() == "first\n"
+        while log.read_text() != "second\n":
+            await asyncio.sleep(0.05)
+        assert await runtime.last_output(log.parent.name) == "second"
+        await runtime.remove(log.parent.name, 0.1)
+        await runtime.close()
+
+    monkeypatch.setattr(process, "MAX_LOG_BYTES", 3)
+    asyncio.run(asyncio.wait_for(story(), 20))

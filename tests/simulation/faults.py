@@ -11,7 +11,7 @@ from .disk import Platter
 from .network import Network
 from .world import World
 
-NET = {"partition": 3, "pair": 2, "oneway": 3, "pause": 3, "break": 2}
+NET = {"partition": 3, "pair": 2, "oneway": 3, "pause": 3, "break": 2, "handover": 1}
 KILL = NET | {"kill": 4, "midkill": 3, "killall": 1}
 POWER = KILL | {"power": 3, "powerall": 1, "midpower": 2}
 PROFILES: dict[str, dict[str, int]] = {
@@ -46,6 +46,7 @@ class Victim(Protocol):
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     def leads(self) -> bool: ...
+    def hand_over(self, timeout_s: float) -> None: ...
     def is_voter(self) -> bool: ...
     def damage(self, chance: Random) -> bool: ...
 
@@ -67,6 +68,7 @@ class Nemesis:
             "oneway": self._one_way,
             "break": self._break,
             "pause": self._pause,
+            "handover": self._hand_over,
             "kill": self._kill,
             "midkill": self._kill_in_operation,
             "midpower": self._lose_power_in_operation,
@@ -153,6 +155,11 @@ class Nemesis:
     def _pause(self, victim: Victim) -> None:
         victim.pause()
         self._world.after(self._chance.uniform(0.05, 4.0), victim.resume)
+
+    def _hand_over(self, victim: Victim) -> None:
+        """No fault at all: somebody asked the leader to give leadership away."""
+        if victim.leads():
+            victim.hand_over(2.0)
 
     def _kill(self, victim: Victim) -> None:
         victim.die(power=False)

@@ -6,12 +6,9 @@ heard; the next turn comes with the next input or when the replica says somethin
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
-from functools import partial
 from random import Random
-from typing import TypeVar
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from raft.contract import LogStatus, RaftConfig, Reply, Role
 from raft.errors import LogError, LogHalted, NotDone, OutcomeUnknown, StartRefused
@@ -19,6 +16,7 @@ from raft.replica import Replica
 
 from .checkers import Books
 from .disk import Platter, SimCrash, SimDisk
+from .executor import Executor
 from .machine import ListMachine
 from .network import Network, SimWire
 from .world import World
@@ -26,14 +24,22 @@ from .world import World
 TURN_S = 20e-6
 EVENT_S = 10e-6
 FRAME_S = 5e-6
-HEARD_AFTER_S = 0.05
-Result = TypeVar("Result")
+STALL_S = 0.01
+
+
+class Pace(Struct, frozen=True, kw_only=True):
+    """How long this machine takes at most, and how much it sends at once."""
+
+    snapshot_s: float
+    sync_s: float
+    """0: syncs are quick and part of a step."""
+    transfer_bytes: int
 
 
 class Process:
     """`network.Host`, `faults.Victim` and `workload.Server`."""
 
-    def __init__(self, world: World, network: Network, books: Books, config: RaftConfig, *, snapshot_s: float, transfer_bytes: int) -> None:
+    def __init__(self, world: World, network: Network, books: Books, config: RaftConfig, pace: Pace) -> None:
         self.name = config.me
         self.alive = False
         self.paused = False
@@ -52,8 +58,11 @@ class Process:
         self._network = network
         self._books = books
         self._config = config
-        self.snapshot_s = snapshot_s
-        self._transfer_bytes = transfer_bytes
+        self.snapshot_s = pace.snapshot_s
+        self._transfer_bytes = pace.transfer_bytes
+        self._sync_s = pace.sync_s
+        self._syncing = False
+        self._chance = world.random(f"process/{self.name}")
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake_at: float | None = None
         self._busy_until = 0.0
@@ -141,12 +150,16 @@ class Process:
         if life != self.life or not self.alive or self.paused or self._wake_at != at:
             return
         self._wake_at = None
+        self._act(self._step)
+
+    def _act(self, then: Callable[[], None]) -> None:
+        """Hear everything in the inbox, then do this; see what became of the process."""
         replica, wire, sent, events = self._replica(), self._wire(), self._wire().sent, len(self._inbox)
         try:
             while self._inbox and self._fatal is None:
                 self._inbox.popleft()()
             if self._fatal is None:
-                replica.step()
+                then()
         except SimCrash:
             self.die(power=False)
             return
@@ -156,7 +169,38 @@ class Process:
         now = self._world.now
         self._busy_until = now + TURN_S + EVENT_S * events + FRAME_S * (wire.sent - sent)
         self._inspect(replica, now)
-        self._wake(max(replica.deadline(), now))
+        if not self._syncing:
+            self._wake(max(replica.deadline(), now))
+
+    def _step(self) -> None:
+        """One step. On a slow disk its sync is left to a thread, as `raft.driver` does: events go on coming in, steps wait."""
+        replica = self._replica()
+        if self._syncing:
+            return
+        if not self._sync_s:
+            replica.step()
+            return
+        replica.work()
+        if not replica.dirty:
+            replica.flush()
+            return
+        self._syncing, life = True, self.life
+        self._world.after(self._chance.uniform(0.1, 1.0) * self._sync_s, lambda: self._synced(life))
+
+    def _synced(self, life: int) -> None:
+        if life != self.life or not self.alive:
+            return
+        if self.paused:
+            self._world.after(STALL_S, lambda: self._synced(life))
+            return
+        self._syncing = False
+        self._act(self._finish)
+
+    def _finish(self) -> None:
+        replica = self._replica()
+        replica.sync_or_halt()
+        if self._fatal is None:
+            replica.flush()
 
     def _inspect(self, replica: Replica, now: float) -> None:
         commit, applied = replica.engine.commit_index, replica.engine.applied_index
@@ -195,6 +239,7 @@ class Process:
         world = self._world
         self.life += 1
         self.alive, self.paused, self.powered, self._fatal, self._wake_at = True, False, True, None, None
+        self._syncing = False
         self._inbox.clear()
         self._highest, self._role, self._term, self._last_turn, self._busy_until = (0, 0), Role.FOLLOWER, 0, world.now, world.now
         self._books.life_began(self.name)
@@ -313,38 +358,3 @@ class Process:
         if words[0] == "replaced" and str(words[2]).startswith("snapshot"):
             self._world.counts["snapshots"] += 1
             self.on_snapshot_renamed()
-
-
-class Executor:
-    """Stands for the thread that writes snapshots: a job runs later, all at once, and never in a process that is gone."""
-
-    def __init__(self, process: Process, world: World, longest_s: float) -> None:
-        self._process = process
-        self._world = world
-        self._longest_s = longest_s
-        self._chance = world.random(f"executor/{process.name}/{process.life}")
-
-    def submit(self, job: Callable[..., Result], /, *args: object) -> "Future[Result]":
-        future: Future[Result] = Future()
-        life = self._process.life
-
-        def run() -> None:
-            try:
-                result = job(*args)
-            except Exception as error:
-                tell(partial(future.set_exception, error))
-            else:
-                tell(partial(future.set_result, result))
-
-        def tell(settle: Callable[[], None]) -> None:
-            """The process hears of it when its own thread looks again: it may die between the rename and that."""
-            self._world.after(
-                self._chance.uniform(0.0, HEARD_AFTER_S), lambda: self._process.post(settle) if self._process.life == life else None
-            )
-
-        def begin() -> None:
-            if self._process.life == life:
-                self._process.post(run)
-
-        self._world.after(self._chance.uniform(0.001, self._longest_s), begin)
-        return future

@@ -15,7 +15,7 @@ from .checkers import Books
 from .disk import Inode
 from .faults import PROFILES, Nemesis
 from .network import Latency, Network
-from .process import Process
+from .process import Pace, Process
 from .workload import Clients
 from .world import Violation, World
 
@@ -118,14 +118,12 @@ class Simulation:
                 snapshot_every_entries=entries,
                 ablate=options.ablate,
             )
-            self.processes[name] = Process(
-                self.world,
-                self.network,
-                self.books,
-                config,
+            pace = Pace(
                 snapshot_s=chance.choice((0.005, 0.1, 0.6, 2.5)),
+                sync_s=chance.choice((0.0, 0.0, 0.004, 0.03)),
                 transfer_bytes=self.sizes.transfer,
             )
+            self.processes[name] = Process(self.world, self.network, self.books, config, pace)
         self.nemesis = Nemesis(self.world, self.network, dict(self.processes), options.profile, options.fault_every_s)
         for process in self.processes.values():
             process.on_snapshot_renamed = self.nemesis.snapshot_renamed

@@ -1,6 +1,6 @@
 """Each repair of raft/ switched off in turn: the simulation must notice, or it would not notice a bug there either.
 
-Chance meets most of these hazards within a few seeds; the lists begin with one that is known to, so that this stays quick, and go on because any
+Chance meets most of these hazards within a few seeds; each list begins with one known to, so that this stays quick, and goes on because any
 change to raft/ reshuffles what a seed does. Where chance would take thousands of seeds the hazard is staged (`scenarios.py`); where a
 repair only makes things quicker the effect is measured.
 """

@@ -309,10 +309,14 @@ class ProcessRuntime:
             log = self._pods_dir / ref / LOG
             try:
                 if log.stat().st_size > MAX_LOG_BYTES:
-                    shutil.copyfile(log, log.with_suffix(".1"))
-                    os.truncate(log, 0)  # its writers append, so they go on at the new end
+                    try:
+                        shutil.copyfile(log, log.with_suffix(".1"))
+                    finally:  # on a full disk, too; its writers append, so they go on at the new end
+                        os.truncate(log, 0)
             except FileNotFoundError:
                 continue
+            except OSError as error:
+                logger.warning("the log of %s is cut off, its past is lost: %s", ref, error)
 
 
 def ref_of(pod_id: str) -> str:

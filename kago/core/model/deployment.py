@@ -4,6 +4,7 @@ from enum import StrEnum
 from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType, field
+from msgspec.structs import replace
 
 from kago.core.model.resources import Resources
 
@@ -79,11 +80,26 @@ class DeploymentSpec(PodTemplate, frozen=True, kw_only=True, forbid_unknown_fiel
     """Overrides the server's `--scheduler` for this deployment."""
 
 
+class ResourcesPatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The part of `resources` that a PUT names."""
+
+    cpu_millis: int | UnsetType = UNSET
+    memory_mb: int | UnsetType = UNSET
+
+
+class RollingUpdatePatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The part of `rolling_update` that a PUT names."""
+
+    max_surge: int | UnsetType = UNSET
+    max_unavailable: int | UnsetType = UNSET
+    min_ready_s: float | UnsetType = UNSET
+
+
 class DeploymentPatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The part of a spec that a PUT names; what is unset stays as it is."""
 
     image: str | UnsetType = UNSET
-    resources: Resources | UnsetType = UNSET
+    resources: ResourcesPatch | UnsetType = UNSET
     runtime: Runtime | UnsetType = UNSET
     command: tuple[str, ...] | UnsetType = UNSET
     args: tuple[str, ...] | UnsetType = UNSET
@@ -94,12 +110,20 @@ class DeploymentPatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     labels: dict[str, str] | UnsetType = UNSET
     node_selector: dict[str, str] | UnsetType = UNSET
     replicas: int | UnsetType = UNSET
-    rolling_update: RollingUpdate | UnsetType = UNSET
-    scheduler: Strategy | None | UnsetType = UNSET
+    rolling_update: RollingUpdatePatch | UnsetType = UNSET
+    scheduler: Strategy | UnsetType | None = UNSET
 
-    def changes(self) -> dict[str, Any]:
-        """The fields that are set, by name."""
-        return {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not UNSET}
+    def changes(self, to: DeploymentSpec) -> dict[str, Any]:
+        """The fields of `to` that it sets, by name, whole."""
+        changes = _named(self)
+        for name, value in changes.items():
+            if isinstance(value, ResourcesPatch | RollingUpdatePatch):
+                changes[name] = replace(getattr(to, name), **_named(value))
+        return changes
+
+
+def _named(patch: Struct) -> dict[str, Any]:
+    return {name: value for name in patch.__struct_fields__ if (value := getattr(patch, name)) is not UNSET}
 
 
 class Deployment(DeploymentSpec, frozen=True, kw_only=True, forbid_unknown_fields=False):
@@ -124,7 +148,17 @@ class Deployment(DeploymentSpec, frozen=True, kw_only=True, forbid_unknown_field
     kind: str = field(default="Deployment")
 
 
-READ_ONLY_FIELDS = ("revision", "ready_replicas", "updated_replicas", "total_replicas", "message", "created_at", "spec_version", "version", "kind")
+READ_ONLY_FIELDS = (
+    "revision",
+    "ready_replicas",
+    "updated_replicas",
+    "total_replicas",
+    "message",
+    "created_at",
+    "spec_version",
+    "version",
+    "kind",
+)
 """Fields of a Deployment that a user may send back unchanged; they are dropped before a spec or patch is read."""
 
 TEMPLATE_FIELDS: tuple[str, ...] = PodTemplate.__struct_fields__

@@ -2,11 +2,10 @@
 
 from enum import StrEnum
 
-from msgspec import field
+from msgspec import Struct, field
 
 from kago.core.model.deployment import Runtime
 from kago.core.model.resources import NOTHING, Resources
-from msgspec import Struct
 
 
 class NodeStatus(StrEnum):

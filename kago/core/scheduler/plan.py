@@ -35,13 +35,15 @@ class Plan(Struct, frozen=True):
 class Waiting:
     """Pods of one shape that no node takes, in the order they came, and what they were told."""
 
-    __slots__ = ("ids", "message", "stale", "untold", "worded_at")
+    __slots__ = ("disordered", "ids", "message", "stale", "untold", "worded_at")
 
     def __init__(self, message: str, worded_at: float) -> None:
         self.ids: dict[str, None] = {}
         self.untold: dict[str, None] = {}
         self.message = message
         self.worded_at = worded_at
+        self.disordered = False
+        """A pod came back that was here before some of the others."""
         self.stale = False
         """Nodes have changed since the message was worded."""
 
@@ -96,7 +98,7 @@ class Scheduler:
         cut = self._retry(tables, assignments, max_assignments)
         alike: tuple[str, int] | None = None
         shape: Shape | None = None
-        for pod in sorted(_pods(self._fresh, tables), key=lambda pod: (pod.created_at, pod.name)):
+        for pod in sorted(_pods(self._fresh, tables), key=_turn):
             if len(assignments) >= max_assignments:
                 cut = True
                 break
@@ -133,7 +135,13 @@ class Scheduler:
                 waiting.stale = True
         self._changed_nodes.clear()
         self._reserved.clear()
-        self._fresh.update((id, None) for id in self._planned if id in tables.unplaced_ids)
+        for pod in _pods(self._planned, tables):
+            shape = self._shape(pod, tables)
+            if shape in self._waiting:
+                self._wait(pod, shape)
+                self._waiting[shape].disordered = True
+            else:
+                self._fresh[pod.id] = None
         self._planned.clear()
         capacity.begin()
 
@@ -142,6 +150,9 @@ class Scheduler:
         if not self._capacity.grown:
             return False
         for shape, waiting in list(self._waiting.items()):
+            if waiting.disordered:
+                waiting.ids = {pod.id: None for pod in sorted(_pods(waiting.ids, tables), key=_turn)}
+                waiting.disordered = False
             for pod in _pods(waiting.ids, tables):
                 if len(assignments) >= most:
                     return True
@@ -157,7 +168,11 @@ class Scheduler:
         if waiting is None:
             if self._bind(pod, shape, assignments):
                 return
-            waiting = self._waiting[shape] = Waiting(explain(self._capacity.by_name(), shape), monotonic)
+            self._waiting[shape] = Waiting(explain(self._capacity.by_name(), shape), monotonic)
+        self._wait(pod, shape)
+
+    def _wait(self, pod: Pod, shape: Shape) -> None:
+        waiting = self._waiting[shape]
         waiting.ids[pod.id] = None
         waiting.untold[pod.id] = None
         self._shapes[pod.id] = shape
@@ -208,6 +223,10 @@ class Scheduler:
         waiting.untold.pop(id, None)
         if not waiting.ids:
             del self._waiting[shape]
+
+
+def _turn(pod: Pod) -> tuple[float, str]:
+    return pod.created_at, pod.name
 
 
 def _pods(ids: Iterable[str], tables: Tables) -> Iterator[Pod]:

@@ -8,7 +8,7 @@ from kago.core.model.pod import Pod
 from kago.core.state.commands import DeletePod
 from kago.server.answers import list_answer, make_readable, thing_answer, watch_answer
 from kago.server.problems import not_found
-from kago.server.requests import flag, require_match, selected
+from kago.server.requests import flag, parameter, require_match, selected
 from kago.server.routes.writes import write
 from kago.server.store import Store
 
@@ -44,7 +44,7 @@ def blueprint(store: Store) -> Blueprint:
 
 def _candidates(store: Store, request: Request) -> Iterable[Pod]:
     """Sorted by name; only those of one node or deployment where that is asked for."""
-    node, deployment = request.args.get("node_name"), request.args.get("deployment_name")
+    node, deployment = parameter(request, "node_name"), parameter(request, "deployment_name")
     if node:
         return store.tables.pods_of_node(node)
     if deployment:

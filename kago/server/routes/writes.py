@@ -13,7 +13,7 @@ from kago.core.state.machine import decide
 from kago.core.state.rejections import Accepted, Rejection, Reply
 from kago.server.answers import make_readable
 from kago.server.problems import Refused, of_log_error, of_rejection
-from kago.server.requests import fingerprint, flag
+from kago.server.requests import check_parameters, fingerprint, flag
 from kago.server.store import Store, request_id
 from raft.errors import LogError
 
@@ -25,6 +25,7 @@ async def write(store: Store, request: Request, command: AnyCommand, kind: type[
 
     `key` is the thing's key in its table.
     """
+    check_parameters(request)
     if flag(request, "dry_run"):
         await make_readable(store, request)
         changes, reply = decide(store.tables, command, at=store.clock.now(), index=store.tables.index + 1)

@@ -1,8 +1,9 @@
 """What the transcripts do not tell: limits, corners and the order of things within one command."""
 
+import msgspec
 import pytest
 
-from kago.core.model.deployment import DeploymentPatch, DeploymentSpec, Network, PullPolicy, Runtime
+from kago.core.model.deployment import DeploymentPatch, DeploymentSpec, Network, PullPolicy, ResourcesPatch, Runtime
 from kago.core.model.node import NodeStatus
 from kago.core.model.pod import Desired, PodStatus
 from kago.core.model.report import PodReport
@@ -23,7 +24,7 @@ def stage() -> Stage:
 
 
 @pytest.mark.parametrize("patch", [
-    DeploymentPatch(image="nginx:2"), DeploymentPatch(resources=Resources(cpu_millis=1)), DeploymentPatch(env={"A": "1"}),
+    DeploymentPatch(image="nginx:2"), DeploymentPatch(resources=ResourcesPatch(cpu_millis=1)), DeploymentPatch(env={"A": "1"}),
     DeploymentPatch(command=("x",)), DeploymentPatch(args=("x",)), DeploymentPatch(network=Network.HOST),
     DeploymentPatch(labels={"a": "b"}),
     DeploymentPatch(pull_policy=PullPolicy.ALWAYS), DeploymentPatch(stop_grace_s=1.0), DeploymentPatch(node_selector={"a": "b"}),
@@ -275,3 +276,14 @@ def test_a_server_that_says_the_same_again_changes_nothing(stage: Stage) -> None
     assert stage.accepted(command).changed
     assert not stage.accepted(command).changed
     assert stage.accepted(c.RegisterServer(id="s1:7080", api="http://s1:9090")).changed
+
+
+def test_a_patch_of_part_of_the_resources_leaves_the_other_part() -> None:
+    stage = Stage()
+    tables = stage.machine.tables
+    stage.do(c.CreateDeployment(spec=DeploymentSpec(name="web", image="nginx", resources=Resources(cpu_millis=200, memory_mb=512))))
+    stage.do(c.UpdateDeployment(name="web", patch=msgspec.json.decode(b'{"resources":{"cpu_millis":300}}', type=DeploymentPatch)))
+    assert tables.deployments["web"].resources == Resources(cpu_millis=300, memory_mb=512)
+    stage.do(c.UpdateDeployment(name="web", patch=msgspec.json.decode(b'{"rolling_update":{"max_unavailable":1}}', type=DeploymentPatch)))
+    rolling = tables.deployments["web"].rolling_update
+    assert (rolling.max_surge, rolling.max_unavailable) == (1, 1)

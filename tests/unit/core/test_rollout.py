@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kago.core.model.deployment import DeploymentPatch, RollingUpdate
+from kago.core.model.deployment import DeploymentPatch, RollingUpdate, RollingUpdatePatch
 from kago.core.state.commands import CreatePods, DeleteDeployment, DeletePod, StopPods
 from tests.unit.core.small_world import SmallWorld
 
@@ -126,7 +126,7 @@ ACTIONS = st.one_of(
     st.builds(lambda n: DeploymentPatch(replicas=n), st.integers(0, 6)),
     st.builds(lambda n: DeploymentPatch(image=f"nginx:{n}"), st.integers(1, 3)),
     st.builds(
-        lambda su: DeploymentPatch(rolling_update=RollingUpdate(max_surge=su[0], max_unavailable=su[1], min_ready_s=0.5)),
+        lambda su: DeploymentPatch(rolling_update=RollingUpdatePatch(max_surge=su[0], max_unavailable=su[1], min_ready_s=0.5)),
         st.sampled_from(LIMITS),
     ),
 )

@@ -337,7 +337,7 @@ def test_an_interrupted_transfer_begins_anew_and_disturbs_no_other() -> None:
     source.serializer.cancelTransmisstion("peer")
     source.begin(20)
     source.end()
-    assert source.serializer.transmission_index("other") == 10
+    assert source.serializer.transmission_last("other") == (10, 1)
     assert send(source, target)[-1]
     assert target.store.latest == header(20)
     while not begun[2]:

@@ -62,7 +62,7 @@ def test_one_never_heard_since_we_lead_is_not_said_to_be_back() -> None:
 
 def test_a_pause_of_our_own_is_nobodys_silence() -> None:
     held = leases("a", "b")
-    for tenths in range(0, 30):
+    for tenths in range(30):
         held.tick(tenths / 10)
     held.heard("a", 1, 2.9)
     held.heard("b", 1, 2.9)

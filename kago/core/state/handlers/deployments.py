@@ -24,7 +24,7 @@ def update(draft: Draft, command: UpdateDeployment) -> Reply:
     deployment = _find(draft, command.name, command.if_match)
     if isinstance(deployment, Rejection):
         return deployment
-    updated = replace(deployment, **command.patch.changes())
+    updated = replace(deployment, **command.patch.changes(deployment))
     if errors := check_spec(updated):
         return invalid(errors)
     if updated == deployment:
