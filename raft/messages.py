@@ -20,6 +20,9 @@ MAX_APPEND_BYTES = 2 * 1024 * 1024
 """Log entries put into one frame, as bytes; more than any single entry, so that none is ever cut into pieces (H11)."""
 MAX_COMMAND_BYTES = MAX_BATCH_BYTES + MAX_ENTRY_BYTES + 64 * 1024
 PROTOCOL_VERSION = 1
+FIRST_NUMBERS = 1 << 48
+"""Questions are numbered from a random number below this on: an answer to what this process asked in an earlier life, which may still
+come, must not pass for the answer to a question of this one."""
 
 Count = Annotated[int, Meta(ge=0, le=1 << 53)]
 """Terms, indexes, sequence numbers: nothing real comes near 2^53."""
@@ -213,6 +216,7 @@ def decode_batch(payload: bytes) -> Batch:
 
 
 __all__ = [
+    "FIRST_NUMBERS",
     "MAX_APPEND_BYTES",
     "MAX_BATCH_BYTES",
     "MAX_FRAME_BYTES",

@@ -7,7 +7,7 @@ and the asker's log is good enough. Votes themselves stay strictly Raft's.
 """
 
 from raft.guard import Guard
-from raft.messages import AskPreVote, HigherTerm, PreVote
+from raft.messages import FIRST_NUMBERS, AskPreVote, HigherTerm, PreVote
 from raft.pipeline import NEVER
 
 _GONE_DELAY_S = 0.06
@@ -23,7 +23,7 @@ class PreVotes:
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
-        self._round = 0
+        self._round = guard.random.randrange(FIRST_NUMBERS)
         self._granted: set[str] = set()
         self._started_at = NEVER
         self._ask_at = NEVER

@@ -11,7 +11,7 @@ from raft.contract import RaftConfig, Reply
 from raft.engine import Engine
 from raft.errors import Discarded, LogError, NoLeader, OutcomeUnknown, QueueFull, TooLarge
 from raft.guard import Guard
-from raft.messages import MAX_BATCH_BYTES, Proposed, Refused, Submit, encode_batch
+from raft.messages import FIRST_NUMBERS, MAX_BATCH_BYTES, Proposed, Refused, Submit, encode_batch
 from raft.replies import Replies
 
 Done = Callable[[Reply | LogError], None]
@@ -48,7 +48,7 @@ class Proposals:
         self._in_log: set[bytes] = set()
         self._log_term = -1
         self._target: tuple[str, int] | None = None
-        self._round = 0
+        self._round = guard.random.randrange(FIRST_NUMBERS)
         self._rounds: dict[int, list[bytes]] = {}
         self._checked_at = 0.0
         self._sent = 0

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from raft.errors import LogError, NoLeader
 from raft.guard import Guard
-from raft.messages import AskRead, ReadAt
+from raft.messages import FIRST_NUMBERS, AskRead, ReadAt
 
 ReadDone = Callable[[int | LogError], None]
 """Called once with the applied index (see `Reply.index`) or with why not."""
@@ -40,7 +40,7 @@ class Reads:
         self._askers: list[tuple[str, int]] = []
         self._confirming: _Round | None = None
         self._asked: dict[int, tuple[str, int, float, list[Ticket]]] = {}
-        self._number = 0
+        self._number = guard.random.randrange(FIRST_NUMBERS)
         self._confirmed: list[tuple[int, Ticket]] = []
         self._resolved: list[tuple[Ticket, int | LogError]] = []
         self.confirmed_term = 0

@@ -114,11 +114,12 @@ export KAGO_SERVER=$all
 url=${urls[0]}
 
 echo "scheduler $scheduler, $agents node(s), runtime $runtime"
+is_ready() { [[ $(status_of "$1/ready") == 200 ]]; }
 nodes_ready() { [[ $(fetch "$url/nodes" | json "sum(n['status'] == 'ready' for n in d)") == "$agents" ]]; }
 check "three servers find a leader and $agents node(s) are ready" until_true 30 nodes_ready
 for n in 0 1 2; do
     equal "health of server $((n + 1))" "$(fetch "${urls[n]}/health" | json "d['status']")" healthy
-    check "server $((n + 1)) is ready" until_true 20 test "$(status_of "${urls[n]}/ready")" = 200
+    check "server $((n + 1)) is ready" until_true 20 is_ready "${urls[n]}"
 done
 leader=$(fetch "$url/cluster" | json "next(m['api'] for m in d['members'] if m['role'] == 'leader')")
 followers=$(fetch "$url/cluster" | json "' '.join(m['api'] for m in d['members'] if m['role'] == 'follower')")
@@ -163,12 +164,15 @@ example() { # example FILE VIA
     for name in $names; do equal "$via: $name is gone" "$(status_of "$url/deployments/$name")" 404; done
     check "$via: nothing of $1 is left over" until_true 40 no_containers
 }
-for target in "$leader" $followers; do
-    url=$target
-    export KAGO_SERVER=$target
-    via=follower
-    [[ $target == "$leader" ]] && via=leader
-    for file in "${examples[@]}"; do example "$file" "$via"; done
+turn=0
+for file in "${examples[@]}"; do # each through the leader and, in turn, one of the followers
+    turn=$((turn + 1))
+    for via in leader follower; do
+        url=$leader
+        [[ $via == follower ]] && url=$(cut -d' ' -f$((turn % 2 + 1)) <<<"$followers")
+        export KAGO_SERVER=$url
+        example "$file" "$via"
+    done
 done
 url=$leader
 export KAGO_SERVER=$all

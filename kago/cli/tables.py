@@ -121,10 +121,9 @@ NODES = Table(
 def cluster_table(cluster: ClusterStatus) -> str:
     """Members, and how many more may fail before nothing can be written."""
     rows: list[Row] = [("ADDRESS", "ROLE", "INDEX", "LAG", "API")]
-    rows += [
-        (member.address, member.role, NONE if member.lag is None else str(member.index), NONE if member.lag is None else str(member.lag), member.api or NONE)
-        for member in cluster.members
-    ]
+    for member in cluster.members:
+        place = (NONE, NONE) if member.lag is None else (str(member.index), str(member.lag))
+        rows.append((member.address, member.role, *place, member.api or NONE))
     size = len(cluster.members)
     live = sum(member.role in ("leader", "follower") for member in cluster.members)
     needed = size // 2 + 1

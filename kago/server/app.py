@@ -16,13 +16,14 @@ from typing import Self
 import uvloop
 from sanic import HTTPResponse, Request, Sanic
 from sanic.exceptions import MethodNotAllowed, PayloadTooLarge, RequestCancelled, SanicException
+from sanic.http import Http
 from sanic.server.async_server import AsyncioServer
 
 from kago.clock import Clock, SystemClock
 from kago.config import ServeConfig
 from kago.core.state.commands import RegisterServer
 from kago.server.answers import STOPPING, header_values, problem
-from kago.server.incoming import MAX_BODY_BYTES, Incoming
+from kago.server.incoming import Incoming
 from kago.server.leader import Leader
 from kago.server.metrics import Metrics
 from kago.server.problems import Refused, unavailable
@@ -35,10 +36,13 @@ from raft.errors import LogError, LogHalted
 
 _logger = logging.getLogger(__name__)
 ANNOUNCE_AGAIN_S = 0.5
+MAX_BODY_BYTES = 4 * 1024 * 1024
 MAX_DISCARDED_BYTES = 16 * MAX_BODY_BYTES
 DISCARD_S = 2.0
 DRAIN_S = 1.0
 """Requests under way at a stop are given this long; every server's stop must fit into what an operator waits."""
+LAST_WORDS_S = 0.02
+"""For whoever still waited for the log, to be told that it is closed."""
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 VERSION = installed_version("kago")
 
@@ -91,10 +95,14 @@ class Server:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
         self.store.feed.close(STOPPING)
-        if self._api is not None:
-            api, self._api = self._api, None
+        api, self._api = self._api, None
+        if api is not None:
             await _drain(api)
         await self.store.close()
+        if api is not None:
+            await asyncio.sleep(LAST_WORDS_S)
+            for connection in list(api.connections):
+                connection.close()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -161,8 +169,6 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
             "GRACEFUL_SHUTDOWN_TIMEOUT": 1.0,
             "MOTD": False,
             "FALLBACK_ERROR_FORMAT": "json",
-            # Sanic rewrites its own methods for speed; it can do so once a process, and all our apps are alike.
-            "TOUCHUP": not getattr(Sanic, "__touched__", False),
         }
     )
     metrics, store = Metrics(server.store), server.store
@@ -195,6 +201,8 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
     api = await app.create_server(sock=own, return_asyncio_server=True, access_log=False)
     if api is None:
         raise OSError("the API could not be started")
+    # Sanic rewrites its own methods for speed; it can do so once a process, and all our apps are alike.
+    app.config.TOUCHUP = not getattr(Sanic, "__touched__", False)
     await api.startup()  # type: ignore[no-untyped-call]
     await api.start_serving()  # type: ignore[no-untyped-call]
     return api
@@ -222,6 +230,8 @@ def _refusal(request: Request, error: Exception) -> Refused:
 async def _discard_body(request: Request) -> None:
     """Read on for a moment, so that a client that sends first and listens then hears the answer and not a reset."""
     http = request.stream
+    if not isinstance(http, Http):
+        return
     http.request_max_size = MAX_DISCARDED_BYTES
     try:
         async with asyncio.timeout(DISCARD_S):
@@ -232,7 +242,7 @@ async def _discard_body(request: Request) -> None:
 
 
 async def _drain(api: AsyncioServer) -> None:
-    """Take no more requests, let those under way end, then close what is left."""
+    """Take no more requests and let those under way end."""
     api.close()  # type: ignore[no-untyped-call]
     loop = asyncio.get_running_loop()
     until = loop.time() + DRAIN_S
@@ -241,8 +251,6 @@ async def _drain(api: AsyncioServer) -> None:
         if not busy:
             break
         await asyncio.sleep(0.02)
-    for connection in list(api.connections):
-        connection.close()
 
 
 async def serve(config: ServeConfig) -> int:

@@ -1,14 +1,12 @@
-"""Sanic's request, with four things put right that no route should have to know of."""
+"""Sanic's request, with three things put right that no route should have to know of."""
 
 import re
 from typing import Any
 from urllib.parse import unquote
 
 from sanic import Request
-from sanic.exceptions import BadURL, PayloadTooLarge
+from sanic.exceptions import BadURL
 
-MAX_BODY_BYTES = 4 * 1024 * 1024
-SWALLOWED_BYTES = 16 * MAX_BODY_BYTES
 _UNRESERVED = re.compile(r"(?:%(?:2[dDeE]|3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aAeE]))+")
 """Percent-encoded characters that mean the same as plain ones (RFC 3986, 2.3)."""
 
@@ -16,8 +14,7 @@ _UNRESERVED = re.compile(r"(?:%(?:2[dDeE]|3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-
 class Incoming(Request):
     """A request to the API.
 
-    HEAD is routed as GET (Sanic itself leaves the body out). A path that needlessly encodes its letters is the path without it. A body
-    that is too large is read to its end, within reason: closing on a client that still writes would take the answer from it. And the
+    HEAD is routed as GET (Sanic itself leaves the body out). A path that needlessly encodes its letters is the path without it. And the
     empty request that Sanic makes up to say that an address cannot be parsed does not fail over the same address again.
     """
 
@@ -29,20 +26,6 @@ class Incoming(Request):
             if method != "NONE":
                 raise
             super().__init__(b"*", headers, version, routed, *rest, **more)
-
-    async def receive_body(self) -> None:
-        stream: Any = self.stream
-        if not stream.expecting_continue:
-            stream.request_max_size = SWALLOWED_BYTES
-        kept: list[bytes] = []
-        size = 0
-        async for part in stream:
-            size += len(part)
-            if size <= MAX_BODY_BYTES:
-                kept.append(part)
-        if size > MAX_BODY_BYTES:
-            raise PayloadTooLarge(f"a body has at most {MAX_BODY_BYTES} bytes")
-        self.body = b"".join(kept)
 
     @property
     def path(self) -> str:

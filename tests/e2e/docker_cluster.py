@@ -1,5 +1,6 @@
 """The end-to-end cluster on Docker engines of its own: what really runs is asked of the engines, never of Kago."""
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ import httpx
 import msgspec
 from msgspec import Struct
 
-from kago.core.model.deployment import Runtime
+from kago.core.model.deployment import Runtime, Strategy
 from kago.core.model.report import WatchEvent
 from tests.e2e.harness import Harness
 from tests.integration.engine import Engine
@@ -66,9 +67,21 @@ class DockerCluster(Harness):
         for client in self._dockers:
             client.close()
 
-    def docker(self, node: int = 0) -> docker.DockerClient:
-        """The engine of that node."""
+    def engine_of(self, node: int) -> docker.DockerClient:
+        """The engine of that node, as a person on its machine uses it."""
         return self._dockers[node % len(self._dockers)]
+
+    def schedule_by(self, strategy: Strategy) -> None:
+        """Start all servers anew with that --scheduler."""
+        for server in self.servers:
+            server.signal(signal.SIGTERM)
+        for server in self.servers:
+            server.stop()
+            words = list(server.arguments)
+            if "--scheduler" in words:
+                at = words.index("--scheduler")
+                del words[at : at + 2]
+            server.arguments = (*words, "--scheduler", strategy)
 
     # -- what really runs --------------------------------------------------------------------------------------------
 
@@ -78,6 +91,10 @@ class DockerCluster(Harness):
 
     def running(self, deployment: str) -> list[Box]:
         return [box for box in self.boxes(deployment) if box.running]
+
+    def running_on(self, node: int, deployment: str) -> list[Box]:
+        """Of one node, asking its engine only: the other's may be away."""
+        return [box for box in self._boxes(self.engine_of(node), deployment) if box.running and box.node == self.node_names[node]]
 
     def same(self, before: Sequence[Box]) -> None:
         """Each container of `before` is there with the same start, and no other of its deployments; no restart is counted."""

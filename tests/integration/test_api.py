@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from kago.config import ServeConfig
 from kago.server.app import Server
@@ -41,7 +42,7 @@ class Leaderless(MemoryLog):
         status = super().status()
         if not self.cut:
             return status
-        return LogStatus(**{name: getattr(status, name) for name in status.__struct_fields__} | {"leader": None, "leader_contact_age_s": 3.0})
+        return replace(status, leader=None, leader_contact_age_s=3.0)
 
 
 @asynccontextmanager

@@ -75,6 +75,8 @@ class Platter:
         self.durable: dict[str, Inode] = {}
         self.renames: list[tuple[str, str | None, Inode | None]] = []
         """Directory changes not yet durable: (name, its former name or None, inode or None for a removal)."""
+        self.lost: dict[str, Inode] = {}
+        """What was durable on the disk before this one; answers given on the strength of it may still be under way."""
         self.operations = 0
         self.crash_at: int | None = None
         self.free_bytes: int | None = None
@@ -82,6 +84,7 @@ class Platter:
         self.chance = chance
 
     def wipe(self) -> None:
+        self.lost = dict(self.durable)
         self.cached.clear()
         self.durable.clear()
         self.renames.clear()

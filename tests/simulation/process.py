@@ -217,6 +217,7 @@ class Process:
             self._world.log("graduated", self.name)
             self._world.counts["graduated"] += 1
             self.excuse, self.rejoin = "", False
+            self.platter.lost = {}
         self._learner = status.role is Role.LEARNER
         self._world.log("role", self.name, status.role.value, status.term, status.leader)
         if status.role is Role.LEADER:

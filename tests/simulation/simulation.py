@@ -132,11 +132,13 @@ class Simulation:
         )
 
     def _holds(self, name: str, token: bytes) -> bool:
-        """Whether a member that counts has `token` among the bytes a power loss would leave it; independent of any file format."""
+        """Whether a member that counts has, or had before its disk was lost, `token` among the bytes a power loss leaves, whatever the format."""
         process = self.processes[name]
+        needle = token + b"|"
+        if any(_durable(inode, needle) for inode in process.platter.lost.values()):
+            return True
         if process.is_learner:
             return False
-        needle = token + b"|"
         return any(_durable(inode, needle) for inode in process.platter.durable.values())
 
     def run(self) -> Outcome:

@@ -108,7 +108,11 @@ class Machine:
             # The decoder's own words stay out of the reply: they may differ between two servers' versions of it.
             return (), Rejection(refusal=Refusal.UNKNOWN_COMMAND, detail="this command is not known here")
         changes, reply = decide(self.tables, decoded.command, at=decoded.at, index=index)
-        return changes, replace(reply, fingerprint=decoded.fingerprint) if decoded.fingerprint else reply
+        if not decoded.fingerprint:
+            return changes, reply
+        if isinstance(reply, Rejection):
+            return changes, replace(reply, fingerprint=decoded.fingerprint)
+        return changes, replace(reply, fingerprint=decoded.fingerprint, at=decoded.at)
 
 
 def _chained(digest: bytes, index: int, changes: Iterable[Change], result: bytes) -> bytes:

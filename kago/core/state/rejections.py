@@ -39,6 +39,8 @@ class Accepted(Struct, frozen=True, kw_only=True, tag="accepted"):
     """Pods that a leader's or agent's command made, bound, stopped, removed or changed; the others were passed over."""
     fingerprint: str = ""
     """The entry's."""
+    at: float = 0.0
+    """The entry's time stamp, where it has a fingerprint: with it a repeated request is answered as the first one was."""
 
 
 Reply = Accepted | Rejection

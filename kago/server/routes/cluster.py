@@ -1,5 +1,10 @@
 """The cluster itself: health, readiness, members, metrics, and the description of this API."""
 
+import asyncio
+import logging
+from urllib.parse import urlsplit
+
+import msgspec
 from sanic import Blueprint, HTTPResponse, Request
 from sanic.response import html, raw
 
@@ -7,8 +12,12 @@ from kago.server.answers import struct_answer
 from kago.server.metrics import CONTENT_TYPE, Metrics
 from kago.server.openapi import PAGE, document
 from kago.server.problems import unavailable
+from kago.server.requests import flag
 from kago.server.store import Store
-from raft.contract import LogStatus
+from raft.contract import LogStatus, Role
+
+_logger = logging.getLogger(__name__)
+LEADER_ANSWERS_S = 0.5
 
 
 def blueprint(store: Store, metrics: Metrics, version: str) -> Blueprint:
@@ -31,7 +40,11 @@ def blueprint(store: Store, metrics: Metrics, version: str) -> Blueprint:
 
     @routes.get("/cluster")
     async def cluster(request: Request) -> HTTPResponse:
-        return struct_answer(_describe(store))
+        view, status = _describe(store), store.status()
+        if status.leader not in (None, status.me) and not flag(request, "stale"):
+            # Only the leader knows how far the others are.
+            view["members"] = await _members_by_leader(store, str(status.leader)) or view["members"]
+        return struct_answer(view)
 
     @routes.get("/metrics")
     async def scrape(request: Request) -> HTTPResponse:
@@ -52,7 +65,7 @@ def _describe(store: Store) -> dict[str, object]:
     status, servers = store.status(), store.tables.servers
     members = []
     for member in status.members:
-        known = member.raft_index or None
+        known = status.role is Role.LEADER and member.raft_index > 0
         members.append(
             {
                 "id": member.id,
@@ -60,7 +73,7 @@ def _describe(store: Store) -> dict[str, object]:
                 "api": servers[member.id].api if member.id in servers else "",
                 "role": member.role,
                 "index": member.raft_index,
-                "lag": max(0, status.raft_last_index - known) if known is not None else None,
+                "lag": max(0, status.raft_last_index - member.raft_index) if known else None,
                 "contact_age_s": member.contact_age_s,
             }
         )
@@ -73,6 +86,28 @@ def _describe(store: Store) -> dict[str, object]:
         "server": status.me,
         "members": members,
     }
+
+
+async def _members_by_leader(store: Store, leader: str) -> list[object]:
+    """The members as the leader's own API describes them; none where it does not answer at once."""
+    server = store.tables.servers.get(leader)
+    address = urlsplit(server.api) if server is not None else None
+    if address is None or address.hostname is None:
+        return []
+    try:
+        async with asyncio.timeout(LEADER_ANSWERS_S):
+            reader, writer = await asyncio.open_connection(address.hostname, address.port)
+            writer.write(b"GET /cluster?stale=true HTTP/1.0\r\n\r\n")
+            answer = await reader.read()
+            writer.close()
+        return msgspec.json.decode(answer.partition(b"\r\n\r\n")[2], type=_Described).members
+    except (OSError, TimeoutError, ValueError) as error:
+        _logger.debug("the leader %s does not describe the members: %s", leader, error)
+        return []
+
+
+class _Described(msgspec.Struct):
+    members: list[object]
 
 
 def _missing(status: LogStatus) -> str:

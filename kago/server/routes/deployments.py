@@ -1,8 +1,19 @@
 """/deployments: what users want."""
 
+from typing import cast
+
+import msgspec
 from sanic import Blueprint, HTTPResponse, Request
 
-from kago.core.model.deployment import READ_ONLY_FIELDS, Deployment, DeploymentPatch, DeploymentSpec
+from kago.core.model.deployment import (
+    READ_ONLY_FIELDS,
+    SPEC_FIELDS,
+    Deployment,
+    DeploymentPatch,
+    DeploymentSpec,
+    RollingUpdate,
+)
+from kago.core.model.resources import Resources
 from kago.core.model.validation import check_spec
 from kago.core.state.commands import CreateDeployment, DeleteDeployment, UpdateDeployment
 from kago.core.state.rejections import Refusal
@@ -11,6 +22,8 @@ from kago.server.problems import Refused, not_found
 from kago.server.requests import convert, flag, if_match, read_json, selected, spec_version
 from kago.server.routes.writes import write
 from kago.server.store import Store
+
+_GROUPS: dict[str, type[msgspec.Struct]] = {"resources": Resources, "rolling_update": RollingUpdate}
 
 
 def blueprint(store: Store) -> Blueprint:
@@ -39,14 +52,16 @@ def blueprint(store: Store) -> Blueprint:
         only_if_new = request.headers.get("if-none-match") == "*"
         dry_run = flag(request, "dry_run")
         try:
-            made, _ = await write(store, request, CreateDeployment(spec=spec), Deployment, spec.name)
+            made, reply = await write(store, request, CreateDeployment(spec=spec), Deployment, spec.name)
         except Refused as refused:
             if only_if_new and refused.name == Refusal.ALREADY_EXISTS:
                 raise Refused(412, "precondition-failed", refused.detail) from None
             raise
         headers = {} if dry_run else {"location": f"/deployments/{spec.name}"}
-        if made is None:  # repeated under its key after it was deleted again
-            made = Deployment(**{name: getattr(spec, name) for name in spec.__struct_fields__})
+        if made is None or reply.fingerprint:
+            # As it was made, however often it was asked for under its key, and whatever has become of it since.
+            wanted = {name: getattr(spec, name) for name in SPEC_FIELDS}
+            made = Deployment(**wanted, created_at=reply.at, spec_version=reply.version, version=reply.version)
         return thing_answer(store, request, made, status=200 if dry_run else 201, headers=headers)
 
     @routes.put("/<name:str>")
@@ -54,8 +69,14 @@ def blueprint(store: Store) -> Blueprint:
         body = _without_read_only(read_json(request))
         if body.pop("name", name) != name:
             raise Refused(422, "validation", f"/name: the path says {name!r}; a deployment cannot be renamed")
-        patch = convert(body, DeploymentPatch)
-        command = UpdateDeployment(name=name, patch=patch, if_match=if_match(request, spec_version))
+        expected = if_match(request, spec_version)
+        if _partial(body):
+            await make_readable(store, request)
+            current = _find(store, name)
+            body = _completed(body, current)
+            # What is filled in is of this version: nobody else's change may be undone by it.
+            expected = current.spec_version if expected is None else expected
+        command = UpdateDeployment(name=name, patch=convert(body, DeploymentPatch), if_match=expected)
         made, reply = await write(store, request, command, Deployment, name)
         if made is None:
             raise not_found("deployment", name)
@@ -78,6 +99,18 @@ def _find(store: Store, name: str) -> Deployment:
     if found is None:
         raise not_found("deployment", name)
     return found
+
+
+def _partial(body: dict[str, object]) -> list[str]:
+    """The names of groups of which `body` gives only some fields."""
+    given = {name: body[name] for name in _GROUPS if isinstance(body.get(name), dict)}
+    return [name for name, fields in given.items() if not cast(dict[str, object], fields).keys() >= {*_GROUPS[name].__struct_fields__}]
+
+
+def _completed(body: dict[str, object], current: Deployment) -> dict[str, object]:
+    """`body`, with what it leaves out of a group as it is now: a PUT changes what it names and nothing else."""
+    known: dict[str, dict[str, object]] = {name: msgspec.to_builtins(getattr(current, name)) for name in _partial(body)}
+    return body | {name: fields | cast(dict[str, object], body[name]) for name, fields in known.items()}
 
 
 def _check(spec: DeploymentSpec) -> None:

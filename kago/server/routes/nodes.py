@@ -16,6 +16,9 @@ from kago.server.routes.writes import write
 from kago.server.store import Store
 from raft.errors import LogError
 
+LEADER_SILENT_S = 1.5
+"""A server that has not heard the leader for this long sends agents on: it can renew no lease."""
+
 
 def blueprint(store: Store, leader: Leader, reports: Reports) -> Blueprint:
     routes = Blueprint("nodes", url_prefix="/nodes")
@@ -79,7 +82,7 @@ def blueprint(store: Store, leader: Leader, reports: Reports) -> Blueprint:
     async def heartbeat(request: Request, name: str) -> HTTPResponse:
         beat = convert(read_json(request), Heartbeat)
         node = store.tables.nodes.get(name)
-        if node is None or node.incarnation < beat.incarnation:
+        if node is None or node.id != beat.node_id or node.incarnation < beat.incarnation:
             # Perhaps only this server lags behind: registered a moment ago through another one.
             node = await _known(store, name, beat)
         if node.id != beat.node_id or node.incarnation != beat.incarnation:
@@ -88,6 +91,10 @@ def blueprint(store: Store, leader: Leader, reports: Reports) -> Blueprint:
                 "stale-incarnation",
                 f"node {name} is held by agent {node.id} in its life {node.incarnation}; this one must stop acting",
             )
+        age_s = store.status().leader_contact_age_s
+        if age_s is None or age_s > LEADER_SILENT_S:
+            # Taken here it would renew no lease: send the agent on to a server that the leader hears.
+            raise unavailable("no-leader", "this server does not hear the leader; another one may")
         leader.heard(name, beat.incarnation, leaving=beat.leaving)
         if beat.pods:
             try:
@@ -114,7 +121,7 @@ async def _known(store: Store, name: str, beat: Heartbeat) -> Node:
     except LogError as error:
         raise of_log_error(error) from None
     node = store.tables.nodes.get(name)
-    if node is None or node.incarnation < beat.incarnation:
+    if node is None or (node.id == beat.node_id and node.incarnation < beat.incarnation):
         raise not_found("node", name)
     return node
 

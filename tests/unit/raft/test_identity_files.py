@@ -45,7 +45,7 @@ def test_a_journal_without_its_identity_is_refused() -> None:
 
 
 def test_death_during_the_first_start_is_no_lost_journal() -> None:
-    for life in count(step=3):
+    for life in count(step=19):
         disk = MemoryDisk()
         disk.life = life
         try:
@@ -54,7 +54,7 @@ def test_death_during_the_first_start_is_no_lost_journal() -> None:
         except Died:
             finished = False
         disk.life = None
-        for image in (disk.image(), *disk.after_power_loss(stride=61)):
+        for image in (disk.image(), *disk.after_power_loss(stride=150)):
             assert len(construct(MemoryDisk(image)).journal) == 1
         if finished:
             break
