@@ -132,7 +132,7 @@ class Simulation:
         )
 
     def _holds(self, name: str, token: bytes) -> bool:
-        """Whether a member that counts has, or had before its disk was lost, `token` among the bytes a power loss leaves, whatever the format."""
+        """Whether a member that counts has, or had on a disk it lost, `token` among the bytes a power loss leaves, in any format."""
         process = self.processes[name]
         needle = token + b"|"
         if any(_durable(inode, needle) for inode in process.platter.lost.values()):
