@@ -210,5 +210,19 @@ class RaftConfig(Struct, frozen=True, kw_only=True):
     """Repairs switched off, for the simulation's own test only."""
 
 
-__all__ = ["MAX_ENTRY_BYTES", "Clock", "Disk", "File", "LogStatus", "MemberStatus", "RaftConfig", "Random", "ReplicatedLog", "Reply", "Role",
-           "StateMachine", "Wire", "WireEvents"]
+__all__ = [
+    "MAX_ENTRY_BYTES",
+    "Clock",
+    "Disk",
+    "File",
+    "LogStatus",
+    "MemberStatus",
+    "RaftConfig",
+    "Random",
+    "ReplicatedLog",
+    "Reply",
+    "Role",
+    "StateMachine",
+    "Wire",
+    "WireEvents",
+]

@@ -230,7 +230,7 @@ def _refusal(request: Request, error: Exception) -> Refused:
 async def _discard_body(request: Request) -> None:
     """Read on for a moment, so that a client that sends first and listens then hears the answer and not a reset."""
     http = request.stream
-    if not isinstance(http, Http):
+    if not isinstance(http, Http) or not http.request_body:
         return
     http.request_max_size = MAX_DISCARDED_BYTES
     try:
@@ -278,6 +278,8 @@ async def serve(config: ServeConfig) -> int:
     running.cancel()
     stopping.cancel()
     await asyncio.gather(running, stopping, return_exceptions=True)
+    # Of connections cut in the middle of a request Sanic says so with tracebacks; bugs of ours have a logger of their own.
+    logging.getLogger("sanic.error").setLevel(logging.CRITICAL + 1)
     await server.stop()
     return code
 

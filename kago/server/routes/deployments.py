@@ -1,8 +1,5 @@
 """/deployments: what users want."""
 
-from typing import cast
-
-import msgspec
 from sanic import Blueprint, HTTPResponse, Request
 
 from kago.core.model.deployment import (
@@ -11,9 +8,7 @@ from kago.core.model.deployment import (
     Deployment,
     DeploymentPatch,
     DeploymentSpec,
-    RollingUpdate,
 )
-from kago.core.model.resources import Resources
 from kago.core.model.validation import check_spec
 from kago.core.state.commands import CreateDeployment, DeleteDeployment, UpdateDeployment
 from kago.core.state.rejections import Refusal
@@ -22,8 +17,6 @@ from kago.server.problems import Refused, not_found
 from kago.server.requests import convert, flag, if_match, read_json, selected, spec_version
 from kago.server.routes.writes import write
 from kago.server.store import Store
-
-_GROUPS: dict[str, type[msgspec.Struct]] = {"resources": Resources, "rolling_update": RollingUpdate}
 
 
 def blueprint(store: Store) -> Blueprint:
@@ -69,14 +62,7 @@ def blueprint(store: Store) -> Blueprint:
         body = _without_read_only(read_json(request))
         if body.pop("name", name) != name:
             raise Refused(422, "validation", f"/name: the path says {name!r}; a deployment cannot be renamed")
-        expected = if_match(request, spec_version)
-        if _partial(body):
-            await make_readable(store, request)
-            current = _find(store, name)
-            body = _completed(body, current)
-            # What is filled in is of this version: nobody else's change may be undone by it.
-            expected = current.spec_version if expected is None else expected
-        command = UpdateDeployment(name=name, patch=convert(body, DeploymentPatch), if_match=expected)
+        command = UpdateDeployment(name=name, patch=convert(body, DeploymentPatch), if_match=if_match(request, spec_version))
         made, reply = await write(store, request, command, Deployment, name)
         if made is None:
             raise not_found("deployment", name)
@@ -99,18 +85,6 @@ def _find(store: Store, name: str) -> Deployment:
     if found is None:
         raise not_found("deployment", name)
     return found
-
-
-def _partial(body: dict[str, object]) -> list[str]:
-    """The names of groups of which `body` gives only some fields."""
-    given = {name: body[name] for name in _GROUPS if isinstance(body.get(name), dict)}
-    return [name for name, fields in given.items() if not cast(dict[str, object], fields).keys() >= {*_GROUPS[name].__struct_fields__}]
-
-
-def _completed(body: dict[str, object], current: Deployment) -> dict[str, object]:
-    """`body`, with what it leaves out of a group as it is now: a PUT changes what it names and nothing else."""
-    known: dict[str, dict[str, object]] = {name: msgspec.to_builtins(getattr(current, name)) for name in _partial(body)}
-    return body | {name: fields | cast(dict[str, object], body[name]) for name, fields in known.items()}
 
 
 def _check(spec: DeploymentSpec) -> None:

@@ -54,48 +54,12 @@ def blueprint(store: Store, leader: Leader, reports: Reports) -> Blueprint:
     @routes.post("/register")
     async def register(request: Request) -> HTTPResponse:
         registration = convert(read_json(request), Registration)
-        errors = check_registration(registration)
-        if errors:
-            raise Refused(422, "validation", "; ".join(f"{error.pointer}: {error.detail}" for error in errors), errors=errors)
-        try:
-            reply = await store.submit(RegisterNode(registration=registration))
-        except LogError as error:
-            raise of_log_error(error) from None
-        if isinstance(reply, Rejection):
-            raise of_rejection(reply)
-        leader.heard(registration.name, registration.incarnation, leaving=False)
-        cluster, nodes = store.tables.cluster, len(store.tables.nodes)
-        if not cluster.id:  # the very first leader has not named the cluster yet: its agents' containers would carry no name
-            raise unavailable("no-leader", "the cluster's first leader is just taking over; register again")
-        return struct_answer(
-            RegistrationReply(
-                cluster_id=cluster.id,
-                index=store.tables.index,
-                epoch=cluster.epoch,
-                heartbeat_s=leader.leases.interval_s(nodes),
-                lease_s=leader.leases.lease_s(nodes),
-                servers=server_urls(store),
-            )
-        )
+        return struct_answer(await _register(store, leader, registration))
 
     @routes.post("/<name:str>/heartbeat")
     async def heartbeat(request: Request, name: str) -> HTTPResponse:
         beat = convert(read_json(request), Heartbeat)
-        node = store.tables.nodes.get(name)
-        if node is None or node.id != beat.node_id or node.incarnation < beat.incarnation:
-            # Perhaps only this server lags behind: registered a moment ago through another one.
-            node = await _known(store, name, beat)
-        if node.id != beat.node_id or node.incarnation != beat.incarnation:
-            raise Refused(
-                409,
-                "stale-incarnation",
-                f"node {name} is held by agent {node.id} in its life {node.incarnation}; this one must stop acting",
-            )
-        age_s = store.status().leader_contact_age_s
-        if age_s is None or age_s > LEADER_SILENT_S:
-            # Taken here it would renew no lease: send the agent on to a server that the leader hears.
-            raise unavailable("no-leader", "this server does not hear the leader; another one may")
-        leader.heard(name, beat.incarnation, leaving=beat.leaving)
+        await _take(store, leader, name, beat)
         if beat.pods:
             try:
                 await reports.submit(name, beat, size=len(request.body))
@@ -113,6 +77,46 @@ def blueprint(store: Store, leader: Leader, reports: Reports) -> Blueprint:
         )
 
     return routes
+
+
+async def _register(store: Store, leader: Leader, registration: Registration) -> RegistrationReply:
+    errors = check_registration(registration)
+    if errors:
+        raise Refused(422, "validation", "; ".join(f"{error.pointer}: {error.detail}" for error in errors), errors=errors)
+    try:
+        reply = await store.submit(RegisterNode(registration=registration))
+    except LogError as error:
+        raise of_log_error(error) from None
+    if isinstance(reply, Rejection):
+        raise of_rejection(reply)
+    leader.heard(registration.name, registration.incarnation, leaving=False)
+    cluster, nodes = store.tables.cluster, len(store.tables.nodes)
+    if not cluster.id:  # the very first leader has not named the cluster yet: its agents' containers would carry no name
+        raise unavailable("no-leader", "the cluster's first leader is just taking over; register again")
+    return RegistrationReply(
+        cluster_id=cluster.id,
+        index=store.tables.index,
+        epoch=cluster.epoch,
+        heartbeat_s=leader.leases.interval_s(nodes),
+        lease_s=leader.leases.lease_s(nodes),
+        servers=server_urls(store),
+    )
+
+
+async def _take(store: Store, leader: Leader, name: str, beat: Heartbeat) -> None:
+    """Let the heartbeat renew its node's lease. Refused (404, 409, 503) where it cannot."""
+    node = store.tables.nodes.get(name)
+    if node is None or node.id != beat.node_id or node.incarnation < beat.incarnation:
+        # Perhaps only this server lags behind: registered a moment ago through another one.
+        node = await _known(store, name, beat)
+    if node.id != beat.node_id or node.incarnation != beat.incarnation:
+        detail = f"node {name} is held by agent {node.id} in its life {node.incarnation}; this one must stop acting"
+        raise Refused(409, "stale-incarnation", detail)
+    age_s = store.status().leader_contact_age_s
+    if age_s is None or age_s > LEADER_SILENT_S:
+        # Taken here it would renew no lease: send the agent on to a server that the leader hears.
+        raise unavailable("no-leader", "this server does not hear the leader; another one may")
+    leader.heard(name, beat.incarnation, leaving=beat.leaving)
 
 
 async def _known(store: Store, name: str, beat: Heartbeat) -> Node:
