@@ -44,7 +44,7 @@ class Leases:
 
     def interval_s(self, nodes: int) -> float:
         """Seconds between two heartbeats of one of `nodes` nodes."""
-        return max(self._heartbeat_s, nodes / HEARTBEATS_PER_S)
+        return max(min(self._heartbeat_s, self._lease_s / LEASE_BEATS), nodes / HEARTBEATS_PER_S)
 
     def lease_s(self, nodes: int) -> float:
         return max(self._lease_s, LEASE_BEATS * self.interval_s(nodes))

@@ -10,7 +10,7 @@ import pytest
 from kago.server.app import Server
 from tests.integration.test_api import WEB, assert_problem, eventually, play
 
-JSON = b"Content-Type: application/json\r\n"
+POST = b"POST /deployments HTTP/1.1\r\nContent-Type: application/json\r\n"
 RUBBISH = {
     "a TLS hello": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)) + b"\r\n\r\n", b" 400 "),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b" 400 "),
@@ -20,11 +20,11 @@ RUBBISH = {
     "an unknown method": (b"FOO /deployments HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b" 405 "),
     "a head of 20 KB": (b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 20_000 + b"\r\n\r\n", b" 413 "),
     "a header without a colon": (b"GET /health HTTP/1.1\r\nHost x\r\n\r\n", b" 400 "),
-    "two lengths": (b"POST /deployments HTTP/1.1\r\n" + JSON + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b" 400 "),
-    "a negative length": (b"POST /deployments HTTP/1.1\r\n" + JSON + b"Content-Length: -5\r\n\r\n", b" 400 "),
-    "a negative chunk": (b"POST /deployments HTTP/1.1\r\n" + JSON + b"Transfer-Encoding: chunked\r\n\r\n-5\r\nabc\r\n", b" 400 "),
-    "an encoding in the encoding": (b"POST /deployments HTTP/1.1\r\n" + JSON + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", b" 400 "),
-    "an expectation": (b"POST /deployments HTTP/1.1\r\n" + JSON + b"Expect: 200-nice\r\nContent-Length: 2\r\n\r\n{}", b" 417 "),
+    "two lengths": (POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b" 400 "),
+    "a negative length": (POST + b"Content-Length: -5\r\n\r\n", b" 400 "),
+    "a negative chunk": (POST + b"Transfer-Encoding: chunked\r\n\r\n-5\r\nabc\r\n", b" 400 "),
+    "an encoding in the encoding": (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", b" 400 "),
+    "an expectation": (POST + b"Expect: 200-nice\r\nContent-Length: 2\r\n\r\n{}", b" 417 "),
     "dots": (b"GET /deployments/%2e%2e/pods HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b" 404 "),
     "two slashes": (b"GET //deployments HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b" 404 "),
     "a NUL in a name": (b"GET /deployments/a%00 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b" 404 "),

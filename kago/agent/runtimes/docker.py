@@ -119,10 +119,8 @@ class DockerRuntime:
             self._changed()
 
     async def last_output(self, ref: str) -> str:
-        seen = self._seen.get(ref)
-        since = seen.started_at if seen is not None else None
         try:
-            output = await self._call(self._looking, lambda: self._engine(CALL_S).logs(ref, tail=LAST_LINES, since=since))
+            output = await self._call(self._looking, lambda: self._output(ref))
         except (APIError, EngineUnavailable) as error:
             logger.debug("no output of %s: %s", ref, error)  # e.g. a log driver that cannot be read back
             return ""
@@ -233,6 +231,12 @@ class DockerRuntime:
             "labels": labels,
             "host_config": limits,
         }
+
+    def _output(self, ref: str) -> bytes:
+        """Of its last start only: the engine keeps the output of them all."""
+        engine = self._engine(CALL_S)
+        since = seconds(engine.inspect_container(ref)["State"]["StartedAt"])
+        return engine.logs(ref, tail=LAST_LINES, since=since)
 
     def _stop_signal(self, ref: str) -> str | None:
         """The signal that asks it to stop; None where it does not run or is gone."""

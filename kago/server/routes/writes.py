@@ -34,7 +34,8 @@ async def write(store: Store, request: Request, command: AnyCommand, kind: type[
         made = next((thing for thing in after if key in (thing.name, getattr(thing, "id", ""))), None)
         return made if made is not None else _table(store, kind).get(key), accepted
     mark = fingerprint(request)
-    identity = request_id(request.method, request.path.rstrip("/").removeprefix("/v1"), request.headers["idempotency-key"]) if mark else None
+    path = request.path.rstrip("/").removeprefix("/v1")
+    identity = request_id(request.method, path, request.headers["idempotency-key"]) if mark else None
     try:
         reply = await store.submit(command, request_id=identity, fingerprint=mark)
     except LogError as error:
