@@ -58,15 +58,13 @@ class Member:
         self.on_role: Callable[[LogStatus], None] | None = None
         self.on_wake: Callable[[], None] = _nothing
         """Called when there is something to do before `deadline`."""
-        self._wire, self._clock, self._random = wire, clock, random
-        self._on_fatal = on_fatal
+        self._wire, self._clock, self._random, self._on_fatal = wire, clock, random, on_fatal
         self._halted: LogError | None = None
         self._out: list[tuple[str, Message]] = []
         self._inbox: deque[tuple[str, bytes]] = deque()
         self._told: deque[tuple[str, bytes]] = deque()
         self._promised = clock.monotonic()
-        self._announced_at = NEVER
-        self._worked_at = self._snapshot_at = NEVER
+        self._announced_at = self._worked_at = self._snapshot_at = NEVER
         self._snapshot_before: object = None
         self._refusals: set[tuple[str, str]] = set()
         self._role_seen: tuple[bool, bool, bool, bool, str | None, int] | None = None
@@ -94,7 +92,10 @@ class Member:
         self.router = Router(config.me, list(self.guard.peers), wire, self._reachable)
         self.engine = Engine(config, self, journal=self.journal, serializer=self.serializer, clock=clock, random=random)
         self.guard.attach(self.engine, self.serializer)
-        self._handlers: dict[type, Callable[[str, Any], None]] = {
+        self._handlers = self._hearers()
+
+    def _hearers(self) -> dict[type, Callable[[str, Any], None]]:
+        return {
             messages.AppendEntries: self.guard.on_append,
             messages.SnapshotChunk: self.guard.on_snapshot,
             messages.Heartbeat: self.guard.on_heartbeat,

@@ -87,7 +87,8 @@ put() { # put NAME BODY: the status
     status_of -X PUT "$url/deployments/$1" -H 'Content-Type: application/json' -d "$2"
 }
 ready_is() { [[ $(fetch "$url/deployments/$1" | json "(d['ready_replicas'], d['updated_replicas'], d['total_replicas']) == ($2,) * 3") == True ]]; }
-no_containers() { [[ -z $(containers) ]]; }
+# Both: a pod whose container is gone but whose agent has not said so yet still holds its place on the node.
+no_containers() { [[ -z $(containers) && $(fetch "$url/pods") == "[]" ]]; }
 
 # -- the cluster -----------------------------------------------------------------------------------------------------
 

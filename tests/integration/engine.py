@@ -112,7 +112,9 @@ class Engine:
         self._process.wait(30)
         self._process = None
         if number == signal.SIGKILL:
-            (self.directory / "pid").unlink(missing_ok=True)
+            # its containerd dies with it, but where init does not reap the dead at once the next dockerd would take it for alive
+            for pid_file in ("pid", "exec/containerd/containerd.pid"):
+                (self.directory / pid_file).unlink(missing_ok=True)
 
     def destroy(self) -> None:
         """Stop it and remove every trace."""
