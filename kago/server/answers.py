@@ -3,6 +3,8 @@
 import asyncio
 import logging
 from collections.abc import Iterable
+from email.utils import formatdate
+from functools import lru_cache
 
 import msgspec
 from sanic import HTTPResponse, Request
@@ -168,11 +170,18 @@ def _mark(store: Store, kind: str) -> bytes:
     return msgspec.json.encode({"type": kind, "index": tables.index, "epoch": tables.cluster.epoch})
 
 
+@lru_cache(maxsize=2)
+def _http_date(second: int) -> str:
+    """Clients reckon ages by it, so that a wrong clock of theirs shows no nonsense."""
+    return formatdate(second, usegmt=True)
+
+
 def header_values(store: Store) -> dict[str, str]:
     """What every answer says about the state it was given from."""
     status = store.status()
     age = status.leader_contact_age_s
     return {
+        "date": _http_date(int(store.clock.now())),
         "x-kago-index": str(store.tables.index),
         "x-kago-leader": status.leader or "",
         "x-kago-known-leader": "true" if status.leader is not None else "false",

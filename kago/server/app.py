@@ -7,6 +7,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 from importlib.metadata import version as installed_version
@@ -298,6 +299,9 @@ def run(config: ServeConfig) -> None:
     """`kago serve`: the whole process. Raises SystemExit where it did not end as asked."""
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)  # to stderr; what embeds us and has set up its own keeps it
     logging.getLogger("sanic").setLevel(logging.WARNING)
+    # As many connections as we may have: each watch holds one, and the usual soft limit of 1024 is soon reached.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     code = uvloop.run(serve(config))
     if code:
         raise SystemExit(code)
