@@ -11,6 +11,7 @@ API_PORT = 8080
 RAFT_PORT = 7080
 AGENT_PORT = 8081
 DEFAULT_SERVER = f"http://localhost:{API_PORT}"
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class ServeConfig(Struct, frozen=True, kw_only=True):

@@ -23,12 +23,14 @@ from kago.agent.runtimes.process import ProcessRuntime
 from kago.agent.worker import Worker
 from kago.client.client import Client
 from kago.clock import Clock, SystemClock
-from kago.config import AgentConfig
+from kago.config import LOG_FORMAT, AgentConfig
 from kago.core.model.deployment import Runtime
 from kago.core.model.report import Registration
 
 logger = logging.getLogger("kago.agent")
 
+SUPERSEDED = 5
+"""Exit code of an agent whose place another one took; a service manager must not start it again."""
 CALL_S = 3.0
 """Deadline of every call to the control plane, all masters tried in it."""
 
@@ -42,13 +44,15 @@ class _Stop(Exception):
 
 
 def run(config: AgentConfig) -> None:
-    """The agent until it is told to stop; SystemExit where it cannot or must not go on."""
+    """`kago agent`: the whole process. SystemExit where it cannot (1) or must not (5: another agent took its place) go on."""
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)  # to stderr; what embeds us and has set up its own keeps it
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     if code := asyncio.run(serve_agent(config)):
         raise SystemExit(code)
 
 
 async def serve_agent(config: AgentConfig, *, clock: Clock | None = None) -> int:
-    """0: stopped by a signal; 1: it cannot or must not go on, the reason is in the log."""
+    """0: stopped by a signal; 1: it cannot go on; SUPERSEDED: it must not. The reason is in the log."""
     try:
         with Notebook(config.data_dir) as notebook:
             return await _serve(config, notebook, clock or SystemClock())
@@ -122,7 +126,7 @@ async def _serve(config: AgentConfig, notebook: Notebook, clock: Clock) -> int:
         except* Superseded as group:
             reasons = "; ".join(str(one) for one in group.exceptions)
             logger.critical("this agent stops acting, its containers are left as they are: %s", reasons)
-            code = 1
+            code = SUPERSEDED
         finally:
             port.close()
             await worker.save()

@@ -32,6 +32,7 @@ CALL_S = 10.0
 """Longest wait of a verb for one answer: outlasts any election."""
 
 app = typer.Typer(
+    context_settings={"help_option_names": ["-h", "--help"]},
     name="kago",
     help="Runs containers on a few machines, and keeps them running when any of those machines dies.",
     epilog="Start here: kago demo. Exit codes: 0 done, 1 error, 2 usage, 4 not found, 5 conflict, 6 no server or quorum, "

@@ -21,7 +21,7 @@ from sanic.http import Http
 from sanic.server.async_server import AsyncioServer
 
 from kago.clock import Clock, SystemClock
-from kago.config import ServeConfig
+from kago.config import LOG_FORMAT, ServeConfig
 from kago.core.state.commands import RegisterServer
 from kago.server.answers import STOPPING, header_values, problem
 from kago.server.incoming import Incoming
@@ -44,7 +44,6 @@ DRAIN_S = 1.0
 """Requests under way at a stop are given this long; every server's stop must fit into what an operator waits."""
 LAST_WORDS_S = 0.02
 """For whoever still waited for the log, to be told that it is closed."""
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 VERSION = installed_version("kago")
 
 
