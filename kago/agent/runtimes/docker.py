@@ -39,6 +39,8 @@ ACT_S = 60
 REFRESH_S = 30.0
 """Containers are inspected anew this often even where no event told of a change."""
 RECONNECT_S = 1.0
+STAMP_S = 0.5
+"""The engine notes when a container started this much later at most; by then it may have written something. Less than any restart delay."""
 MIB = 1024 * 1024
 LOG_LIMITS = {"max-size": "10m", "max-file": "2"}
 
@@ -235,8 +237,9 @@ class DockerRuntime:
     def _output(self, ref: str) -> bytes:
         """Of its last start only: the engine keeps the output of them all."""
         engine = self._engine(CALL_S)
-        since = seconds(engine.inspect_container(ref)["State"]["StartedAt"])
-        return engine.logs(ref, tail=LAST_LINES, since=since)
+        started_at = seconds(engine.inspect_container(ref)["State"]["StartedAt"])
+        # The engine stamps the start after the program's first lines, and a start comes at least a second after the end before it.
+        return engine.logs(ref, tail=LAST_LINES, since=None if started_at is None else started_at - 0.9)
 
     def _stop_signal(self, ref: str) -> str | None:
         """The signal that asks it to stop; None where it does not run or is gone."""
