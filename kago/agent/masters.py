@@ -26,8 +26,10 @@ from kago.core.model.report import Heartbeat, PodReport, Registration, WatchEven
 
 logger = logging.getLogger("kago.agent")
 
-SILENCE_S = 5.0
-"""A watch without a line for this long is left; masters send agents one every 2 s."""
+SILENCE_S = 2.5
+"""A watch without a line for this long is left; masters send agents one every second."""
+HEARD_S = 5.0
+"""A listing waits this long for a heartbeat to be answered, else it is not believed."""
 BEHIND_S = 5.0
 """A watch whose master lags this far behind what another one said is left."""
 FIRST_HEARTBEAT_S = 1.0
@@ -244,7 +246,7 @@ class Masters:
         self._heard.clear()
         self.news()
         try:
-            async with asyncio.timeout(SILENCE_S):
+            async with asyncio.timeout(HEARD_S):
                 await self._heard.wait()
         except TimeoutError:
             raise _Behind("it lists pods, but no heartbeat is answered") from None

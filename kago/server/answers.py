@@ -25,7 +25,7 @@ SSE = "text/event-stream"
 STOPPING = "this server stops; go on at another one"
 """Said to the feed at a stop; every other reason why a watch ends means that it cannot be resumed."""
 HEARTBEAT_S = 8.0
-AGENT_HEARTBEAT_S = 2.0
+AGENT_HEARTBEAT_S = 1.0
 """Agents tell a dead master from a quiet one by it."""
 MAX_WATCHES = 10_000
 _Line = tuple[int | None, bytes]

@@ -72,7 +72,9 @@ class DockerCluster(Harness):
         return self._dockers[node % len(self._dockers)]
 
     def schedule_by(self, strategy: Strategy) -> None:
-        """Start all servers anew with that --scheduler."""
+        """Stop all servers, to be started anew with that --scheduler; nothing where they have it."""
+        if self.servers[0].arguments[-2:] == ("--scheduler", strategy):
+            return
         for server in self.servers:
             server.signal(signal.SIGTERM)
         for server in self.servers:

@@ -115,9 +115,11 @@ def live_by_command(cluster: DockerCluster, file: str, server: int) -> set[str]:
     text = (EXAMPLES / file).read_text().replace(f"replicas: {specs[0].replicas}", "replicas: 3")
     for old, new in UPDATES.items():
         text = text.replace(old, new)
+    edited = cluster.directory / file
+    edited.write_text(text)
     last = specs[-1].name
     with cluster.watched(last, server=server) as lowest:
-        changed = cluster.kago("apply", "-f", "-", "--wait", "--timeout", "60s", stdin=text, servers=only)
+        changed = cluster.kago("apply", "-f", str(edited), "--wait", "--timeout", "60s", servers=only)
         for spec in specs:
             settled(cluster, spec.name, 3, UPDATES[spec.image])
     assert changed.split("\n")[:-1] == [f"deployment/{spec.name} configured" for spec in specs]
