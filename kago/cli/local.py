@@ -5,14 +5,16 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from msgspec import Struct
 
 LOOPBACK = "127.0.0.1"
 STOP_S = 10.0
+KILLED_S = 5.0
 
 
 class KagoProcess:
@@ -146,11 +148,13 @@ class LocalCluster:
         return [pid for pid, environment in environments() if not ours.isdisjoint(environment)]
 
     def kill_leftovers(self) -> None:
-        for pid in self.leftovers():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        """Returns when they are gone; a killed process takes a moment to be."""
+        deadline = time.monotonic() + KILLED_S
+        while (pids := self.leftovers()) and time.monotonic() < deadline:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
 
     def _process(self, name: str, arguments: Sequence[str]) -> KagoProcess:
         data = self.directory / name
