@@ -30,7 +30,9 @@ from kago.core.model.report import Registration
 logger = logging.getLogger("kago.agent")
 
 SUPERSEDED = 5
-"""Exit code of an agent whose place another one took; a service manager must not start it again."""
+"""Exit code of an agent that must not act: another one took its place, or the cluster is not its own or refuses it.
+
+No restart mends any of these, so a service manager must not try."""
 CALL_S = 3.0
 """Deadline of every call to the control plane, all masters tried in it."""
 
@@ -44,7 +46,7 @@ class _Stop(Exception):
 
 
 def run(config: AgentConfig) -> None:
-    """`kago agent`: the whole process. SystemExit where it cannot (1) or must not (5: another agent took its place) go on."""
+    """`kago agent`: the whole process. SystemExit where it cannot (1) or must not (SUPERSEDED) go on."""
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)  # to stderr; what embeds us and has set up its own keeps it
     logging.getLogger("httpx").setLevel(logging.WARNING)
     if code := asyncio.run(serve_agent(config)):

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from kago.agent.app import SUPERSEDED
 from kago.agent.notes import Notes
 from kago.agent.runtime import Owner
 from kago.agent.runtimes import process
@@ -230,7 +231,7 @@ def test_a_node_the_cluster_forgot_registers_again_and_a_superseded_agent_stops_
         await master.until(lambda: len(master.registrations) == 2 and ready(master, pod.id))
         ref = master.reports[pod.id].container_id
         master.refuse = (409, "stale-incarnation")
-        assert await agent.ended() == 1
+        assert await agent.ended() == SUPERSEDED
         assert "stops acting" in agent.logged()
         os.kill(pid_of(tmp_path, ref), 0)  # still there
 
@@ -259,7 +260,7 @@ def test_a_fresh_agent_waits_for_a_former_one_of_its_name_to_be_given_up(tmp_pat
         await agent.kill()
         master.refuse_registration = (422, "validation")
         agent.start()
-        assert await agent.ended() == 1
+        assert await agent.ended() == SUPERSEDED
         assert "does not accept this node" in agent.logged()
 
     play(tmp_path, story)
@@ -273,7 +274,7 @@ def test_a_data_directory_stays_with_its_cluster(tmp_path: Path) -> None:
         await agent.kill()
         master.cluster_id, master.pods = "c2", {}  # set up anew on the same address
         agent.start()
-        assert await agent.ended() == 1
+        assert await agent.ended() == SUPERSEDED
         assert "belongs to cluster c1" in agent.logged()
         os.kill(pid_of(tmp_path, master.reports[pod.id].container_id), 0)
 
