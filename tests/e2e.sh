@@ -22,6 +22,7 @@ done
 
 python=.venv/bin/python
 [[ -x $python ]] || { echo "no .venv here: run make venv first" >&2; exit 2; }
+command -v curl >/dev/null || { echo "no curl here: these tests ask as a user would; install it, on Debian: apt-get install curl" >&2; exit 2; }
 kago() { "$python" -m kago.cli.main "$@"; }
 image=${KAGO_E2E_IMAGE:-nginx:alpine}
 image2=${KAGO_E2E_IMAGE2:-httpd:alpine}

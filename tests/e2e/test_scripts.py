@@ -1,12 +1,17 @@
-"""tests/e2e.sh, as it is run by hand, here with the process runtime: it needs nothing but this machine."""
+"""tests/e2e.sh, as it is run by hand, here with the process runtime: it needs nothing but this machine and curl."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "e2e.sh"
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(shutil.which("curl") is None, reason="not installed: curl"),
+]
 
 
 @pytest.mark.parametrize("flags", [[], ["--multi-node", "--scheduler", "balanced"]], ids=["one node", "two nodes"])
