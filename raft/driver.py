@@ -17,7 +17,7 @@ from raft.contract import Clock, RaftConfig, StateMachine
 from raft.disk import FileDisk
 from raft.errors import LogError, LogHalted, StartRefused
 from raft.replica import Replica
-from raft.transport import AsyncioWire, refuse_open_port
+from raft.transport import AsyncioWire, PeerName, refuse_open_port
 
 _TO_THREAD_S = 0.0015
 _TO_LOOP_S = 0.0006
@@ -134,14 +134,17 @@ async def open_replica(
     bind: str | None = None,
     server_ssl: SSLContext | None = None,
     client_ssl: SSLContext | None = None,
+    peer_name: PeerName | None = None,
 ) -> Replica:
     """Start the replica of `data_dir` on the running event loop. StartRefused, OSError where the port cannot be bound."""
-    if (server_ssl is None) != (client_ssl is None):
-        raise StartRefused("encryption needs both a server's and a client's context")
+    if len({server_ssl is None, client_ssl is None, peer_name is None}) > 1:
+        raise StartRefused("encryption needs a server's and a client's context and the name in a certificate")
     if len(config.members) > 1:
         refuse_open_port(bind or config.me, insecure=insecure, encrypted=server_ssl is not None)
     dice = random or SystemRandom()
-    wire = AsyncioWire(config.me, config.members, clock=clock, random=dice, server_ssl=server_ssl, client_ssl=client_ssl, bind=bind)
+    wire = AsyncioWire(
+        config.me, config.members, clock=clock, random=dice, server_ssl=server_ssl, client_ssl=client_ssl, peer_name=peer_name, bind=bind
+    )
     await wire.listen()
     snapshots = ThreadPoolExecutor(1, thread_name_prefix="snapshot")
     disk = FileDisk(data_dir)

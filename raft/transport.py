@@ -12,8 +12,9 @@ import logging
 import socket
 import ssl
 import struct
+from collections.abc import Callable
 from random import Random
-from typing import cast
+from typing import Any, cast
 
 from raft.contract import Clock, WireEvents
 from raft.errors import StartRefused
@@ -30,6 +31,9 @@ _STALE_S = 1.5
 _WATCH_S = 0.5
 _SEND_QUEUE_BYTES = 16 * 1024 * 1024
 _HELLO, _REFUSED = b"H", b"R"
+
+PeerName = Callable[[Any], str]
+"""From a connection's `ssl_object` to the id of the member whose certificate the other end showed; ValueError with the reason if none."""
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -61,6 +65,8 @@ class _Link(asyncio.Protocol):
     def __init__(self, wire: "AsyncioWire", dialled: str | None) -> None:
         self.wire = wire
         self.peer = dialled
+        self.certified: str | None = None
+        """Whose certificate it showed, where the wire is encrypted."""
         self.dialled = dialled is not None
         self.open = False
         self.closing = False
@@ -79,6 +85,12 @@ class _Link(asyncio.Protocol):
         if not self.dialled:
             self.address = str(transport.get_extra_info("peername"))
         if not self.wire.admit(self):
+            self.close()
+            return
+        try:
+            self.certified = self.wire.certified(transport.get_extra_info("ssl_object"))
+        except ValueError as error:
+            _logger.warning("turning away %s: %s", self.address, error)
             self.close()
             return
         self._timeout = asyncio.get_running_loop().call_later(_HANDSHAKE_S, self._hello_overdue)
@@ -132,6 +144,8 @@ class _Link(asyncio.Protocol):
             named = events.welcome(frame[1:])
             if self.dialled and named != self.peer:
                 raise ValueError(f"it is {named}")
+            if self.certified not in (None, named):
+                raise ValueError(f"it says that it is {named}, but its certificate is {self.certified}'s")
         except ValueError as error:
             # It is we who refuse: that says nothing against us, so only the peer, when it dials, is told.
             _logger.warning("turning away %s: %s", self.address, error)
@@ -178,6 +192,7 @@ class AsyncioWire:
         random: Random,
         server_ssl: ssl.SSLContext | None = None,
         client_ssl: ssl.SSLContext | None = None,
+        peer_name: PeerName | None = None,
         bind: str | None = None,
     ) -> None:
         self.clock = clock
@@ -186,6 +201,7 @@ class AsyncioWire:
         self._peers = [member for member in sorted(members) if member != me]
         self._random = random
         self._server_ssl, self._client_ssl = server_ssl, client_ssl
+        self._peer_name = peer_name
         self._bind = bind or me
         self._links: dict[str, _Link] = {}
         self._strangers: set[_Link] = set()
@@ -199,7 +215,8 @@ class AsyncioWire:
         if self._peers:
             host, port = split_address(self._bind)
             self._server = await asyncio.get_running_loop().create_server(
-                lambda: _Link(self, None), host, port, ssl=self._server_ssl, start_serving=False, backlog=128
+                lambda: _Link(self, None), host, port, ssl=self._server_ssl, start_serving=False, backlog=128,
+                ssl_handshake_timeout=_HANDSHAKE_S if self._server_ssl is not None else None,
             )
 
     # -- contract.Wire ---------------------------------------------------------------------------------------------
@@ -240,6 +257,10 @@ class AsyncioWire:
             task.cancel()
         for link in [*self._links.values(), *self._strangers]:
             link.close()
+
+    def certified(self, ssl_object: Any) -> str | None:
+        """The member whose certificate the other end showed; None without encryption. ValueError where it may not speak here."""
+        return self._peer_name(ssl_object) if self._peer_name is not None else None
 
     # -- links -----------------------------------------------------------------------------------------------------
 

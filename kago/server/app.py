@@ -23,7 +23,9 @@ from sanic.server.async_server import AsyncioServer
 from kago.clock import Clock, SystemClock
 from kago.config import LOG_FORMAT, ServeConfig
 from kago.core.state.commands import RegisterServer
+from kago.security.keyring import KeyringError
 from kago.server.answers import STOPPING, header_values, problem
+from kago.server.credentials import open_credentials
 from kago.server.incoming import Incoming
 from kago.server.leader import Leader
 from kago.server.metrics import Metrics
@@ -55,6 +57,8 @@ class Server:
         self.clock = clock or SystemClock()
         self.store = Store(self.clock)
         self.leader = Leader(config, self.store, self.clock)
+        self.credentials = open_credentials(config, self.store)
+        """None: this server is not secured."""
         self.fatal: asyncio.Future[LogError] = asyncio.get_running_loop().create_future()
         """Resolved when the log halts by itself: the process must end."""
         self._api: AsyncioServer | None = None
@@ -80,6 +84,8 @@ class Server:
             await self.store.close()
             raise
         self._tasks = [asyncio.create_task(self.leader.run(), name="leader"), asyncio.create_task(self._announce(), name="announce")]
+        if self.credentials is not None:
+            self._tasks.append(asyncio.create_task(self.credentials.renew(), name="renew"))
 
     async def run(self) -> None:
         """Until cancelled; raises what any part died of."""
@@ -116,10 +122,18 @@ class Server:
         self.leader.role_changed(status)
 
     async def _open_log(self) -> ReplicatedLog:
-        config = self.config
+        config, secured = self.config, self.credentials
         raft = RaftConfig(me=config.me, members=config.members, rejoin=config.rejoin)
         return await open_replica(
-            raft, self.store.machine, config.data_dir, clock=self.clock, insecure=config.insecure, on_fatal=self._log_halted
+            raft,
+            self.store.machine,
+            config.data_dir,
+            clock=self.clock,
+            insecure=config.insecure,
+            on_fatal=self._log_halted,
+            server_ssl=secured.raft_server if secured else None,
+            client_ssl=secured.dialling if secured else None,
+            peer_name=secured.server_name if secured else None,
         )
 
     def _log_halted(self, error: LogError) -> None:
@@ -259,10 +273,10 @@ async def serve(config: ServeConfig) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    server = Server(config)
     try:
+        server = Server(config)
         await server.start()
-    except (LogError, OSError) as error:
+    except (LogError, OSError, KeyringError) as error:
         _logger.error("cannot start: %s", error)
         return 1
     _logger.info("server %s of %s: API at %s, data in %s", config.me, ", ".join(config.members), config.api_url, config.data_dir)
