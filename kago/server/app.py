@@ -22,7 +22,8 @@ from sanic.server.async_server import AsyncioServer
 
 from kago.clock import Clock, SystemClock
 from kago.config import LOG_FORMAT, ServeConfig
-from kago.core.state.commands import RegisterServer
+from kago.core.model.cluster import announced
+from kago.core.state.commands import SCHEMA_VERSION, RegisterServer
 from kago.security.keyring import KeyringError
 from kago.server.answers import STOPPING, header_values, problem
 from kago.server.credentials import open_credentials
@@ -145,7 +146,7 @@ class Server:
 
     async def _announce(self) -> None:
         """Tell the cluster where this server's API is, until it knows."""
-        wanted = RegisterServer(id=self.config.me, api=self.config.api_url, software_version=VERSION)
+        wanted = RegisterServer(id=self.config.me, api=self.config.api_url, software_version=announced(VERSION, SCHEMA_VERSION))
         while True:
             try:
                 await self.store.submit(wanted)

@@ -16,7 +16,7 @@ from kago.config import ServeConfig
 from kago.core.model.node import Node, NodeStatus
 from kago.core.reconcile import Reconciler
 from kago.core.state.changes import Change, Put
-from kago.core.state.commands import AnyCommand, ClaimLeadership
+from kago.core.state.commands import SCHEMA_VERSION, AnyCommand, ClaimLeadership, RaiseSchema
 from kago.core.state.rejections import Refusal, Rejection
 from kago.server.leases import Leases
 from kago.server.store import Store
@@ -149,7 +149,8 @@ class Leader:
                 self.leases.lost()
 
     async def _stint(self, term: int) -> None:
-        claim = ClaimLeadership(server=self._me, term=term, cluster_id=str(uuid.uuid4()))
+        born = 1 if self._store.tables.cluster.id else SCHEMA_VERSION
+        claim = ClaimLeadership(server=self._me, term=term, cluster_id=str(uuid.uuid4()), schema=born)
         reply = await self._store.submit(claim)
         tables = self._store.tables
         if isinstance(reply, Rejection) and (tables.cluster.epoch, tables.cluster.leader) != (term, self._me):
@@ -162,6 +163,8 @@ class Leader:
         while self._leads(term):
             now = self._clock.monotonic()
             self.leases.tick(now)
+            if self._may_raise_schema() and await self._submit_all((RaiseSchema(epoch=term, schema=SCHEMA_VERSION),)) is None:
+                return
             liveness = self.leases.liveness(sorted(self._down), now)
             due = self._reconciler.round(self._store.tables, liveness, now=self._clock.now(), monotonic=now)
             if due.commands:
@@ -174,6 +177,17 @@ class Leader:
                 continue
             wait = TICK_S if due.wake_at is None else min(TICK_S, max(0.0, due.wake_at - self._clock.monotonic()))
             await self._sleep(wait)
+
+    def _may_raise_schema(self) -> bool:
+        """Whether every member is here and has announced ours, so that what it brought may be used."""
+        tables = self._store.tables
+        if tables.cluster.schema_version >= SCHEMA_VERSION:
+            return False
+        servers = tables.servers
+        return all(
+            member.role != "down" and member.id in servers and servers[member.id].schema >= SCHEMA_VERSION
+            for member in self._store.status().members
+        )
 
     def _leads(self, term: int) -> bool:
         status, cluster = self._store.status(), self._store.tables.cluster

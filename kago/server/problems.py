@@ -24,6 +24,7 @@ _STATUS: Mapping[Refusal, int] = {
     Refusal.STALE_INCARNATION: 409,
     Refusal.STALE_VERSION: 409,
     Refusal.UNKNOWN_COMMAND: 503,
+    Refusal.OLD_SCHEMA: 409,
 }
 
 

@@ -9,12 +9,13 @@ from collections.abc import Callable
 
 from kago.clock import Clock
 from kago.core.state.changes import Change
-from kago.core.state.commands import AnyCommand
-from kago.core.state.machine import Machine, decode_reply, encode_entry
-from kago.core.state.rejections import Reply
+from kago.core.state.commands import AnyCommand, ClaimLeadership, RaiseSchema
+from kago.core.state.machine import Machine, TooNew, decode_reply, encode_entry
+from kago.core.state.rejections import Refusal, Rejection, Reply
 from kago.core.state.tables import Tables
 from kago.server.feed import Encodings, Feed
 from raft.contract import LogStatus, ReplicatedLog
+from raft.errors import LogHalted
 
 _logger = logging.getLogger(__name__)
 WRITE_TIMEOUT_S = 2.0
@@ -24,12 +25,22 @@ READ_TIMEOUT_S = 2.0
 Listener = Callable[[int, tuple[Change, ...]], None]
 
 
+class _Machine(Machine):
+    """Halts the log in words, not as a bug, where the log asks too much of this version."""
+
+    def apply(self, index: int, entry: bytes) -> bytes:
+        try:
+            return super().apply(index, entry)
+        except TooNew as error:
+            raise LogHalted(str(error)) from error
+
+
 class Store:
     """`open` gives it its log, once the log has been opened over `machine`."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self.machine = Machine()
+        self.machine: Machine = _Machine()
         self.encodings = Encodings()
         self.feed = Feed(self.encodings)
         self.listeners: list[Listener] = []
@@ -63,10 +74,24 @@ class Store:
     async def submit(
         self, command: AnyCommand, *, request_id: bytes | None = None, fingerprint: str = "", timeout_s: float = WRITE_TIMEOUT_S
     ) -> Reply:
-        """Commit `command` and apply it here; the state machine's answer. Raises LogError."""
+        """Commit `command` and apply it here; the state machine's answer. Raises LogError.
+
+        What some server would not understand yet is not proposed."""
+        refusal = self._too_new(command)
+        if refusal is not None:
+            return refusal
         entry = encode_entry(command, self.clock.now(), fingerprint)
         answer = await self.log.propose(entry, request_id=request_id, timeout_s=timeout_s)
         return decode_reply(answer.result)
+
+    def _too_new(self, command: AnyCommand) -> Rejection | None:
+        needed, schema = command.needs(), self.tables.cluster.schema_version
+        if needed <= schema or isinstance(command, ClaimLeadership | RaiseSchema):
+            return None
+        old = [f"{server.id} ({server.release})" for server in self.tables.servers.values() if server.schema < needed]
+        who = f"; these run an older version: {', '.join(sorted(old))}" if old else ""
+        detail = f"this needs schema {needed} and the cluster is at {schema}, until every server is upgraded and up{who}"
+        return Rejection(refusal=Refusal.OLD_SCHEMA, detail=detail)
 
     async def catch_up(self, *, stale: bool, min_index: int | None) -> None:
         """Make the tables fit to be read: as they are, at least at an index, or linearizable. Raises LogError."""

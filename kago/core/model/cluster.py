@@ -1,6 +1,8 @@
 """The cluster itself: its id, who leads it, which servers it has."""
 
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, UnsetType, field
+
+_SCHEMA = "+schema."
 
 
 class Cluster(Struct, frozen=True, kw_only=True):
@@ -13,6 +15,12 @@ class Cluster(Struct, frozen=True, kw_only=True):
     leader: str = ""
     """Raft address of the server that claimed this epoch."""
     version: int = 0
+    schema: int | UnsetType = UNSET
+    """What every server understands; UNSET is 1, which servers of the first release do not write."""
+
+    @property
+    def schema_version(self) -> int:
+        return 1 if self.schema is UNSET else self.schema
 
 
 class Server(Struct, frozen=True, kw_only=True):
@@ -23,5 +31,22 @@ class Server(Struct, frozen=True, kw_only=True):
     api: str
     """URL of its REST API for clients and agents."""
     software_version: str = ""
+    """And the highest schema it understands, as in 0.2.0+schema.2: servers of the first release keep the text and do not mind."""
     version: int = 0
     kind: str = field(default="Server")
+
+    @property
+    def schema(self) -> int:
+        """The highest schema it announced."""
+        number = self.software_version.partition(_SCHEMA)[2]
+        return int(number) if number.isascii() and number.isdigit() else 1
+
+    @property
+    def release(self) -> str:
+        """Its software's version alone."""
+        return self.software_version.partition(_SCHEMA)[0]
+
+
+def announced(release: str, schema: int) -> str:
+    """`software_version` of a server of this release that understands `schema`."""
+    return f"{release}{_SCHEMA}{schema}"

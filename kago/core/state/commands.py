@@ -1,7 +1,15 @@
 """Everything that can be asked of the replicated state, as one tagged union, and the entry that carries it.
 
-New fields always have defaults and new commands new tags, so that an old entry can be read for ever.
+New fields always have defaults and new commands new tags, so that an old entry can be read for ever. The other way round an old server
+must never meet what it would misread: each command says which schema it needs, it is refused until the cluster's schema (raised by the
+leader when every server announces it) is that high, and a server that meets a higher schema than its own halts.
+
+When you add a command, or give one a field that a server of an earlier release would miss: raise SCHEMA_VERSION if a release with the
+present one went out, and say so in `since` or `needs`. What is kept in the state follows the same rule: a new field of a thing is UNSET
+(and so not encoded) until then, and a handler that decides otherwise than before asks `Cluster.schema_version` first.
 """
+
+from typing import ClassVar
 
 from msgspec import Struct
 
@@ -9,7 +17,8 @@ from kago.core.model.deployment import DeploymentPatch, DeploymentSpec
 from kago.core.model.node import NodeStatus
 from kago.core.model.report import PodReport, Registration
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""The highest schema this program understands; 1 is that of the first release."""
 
 MAX_PODS_PER_COMMAND = 500
 """Pods that one command creates, stops, binds or removes; keeps an entry far below the log's limit."""
@@ -17,6 +26,13 @@ MAX_PODS_PER_COMMAND = 500
 
 class Command(Struct, frozen=True, kw_only=True, tag=True):
     """Base of the union; never logged itself."""
+
+    since: ClassVar[int] = 1
+    """The schema that brought it."""
+
+    def needs(self) -> int:
+        """The lowest schema a server must know to do with this command what is meant."""
+        return type(self).since
 
 
 # -- users ---------------------------------------------------------------------------------------------------------
@@ -93,6 +109,22 @@ class ClaimLeadership(Command, frozen=True, kw_only=True):
     term: int
     cluster_id: str
     """Taken as the cluster's id by the very first claim only."""
+    schema: int = 1
+    """Of a cluster that is just being born; later ones are raised by `RaiseSchema`."""
+
+    def needs(self) -> int:
+        return self.schema
+
+
+class RaiseSchema(Command, frozen=True, kw_only=True):
+    """From now on every server understands `schema`. Refused while one has announced less."""
+
+    since: ClassVar[int] = 2
+    epoch: int
+    schema: int
+
+    def needs(self) -> int:
+        return self.schema
 
 
 class CreatePods(Command, frozen=True, kw_only=True):
@@ -165,6 +197,7 @@ class RemovePods(Command, frozen=True, kw_only=True):
 AnyCommand = (
     CreateDeployment | UpdateDeployment | DeleteDeployment | DeletePod | DeleteNode | RegisterServer | RegisterNode | ReportPods
     | ClaimLeadership | CreatePods | StopPods | AssignPods | ExplainPods | MarkNodes | RemovePods
+    | RaiseSchema
 )
 
 
@@ -174,6 +207,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     command: AnyCommand
     at: float
     """Seconds since the epoch, stamped by the proposing server; the only time a handler sees."""
-    schema: int = SCHEMA_VERSION
+    schema: int = 1
+    """What its command needs; a server that knows less halts."""
     fingerprint: str = ""
     """Of the request body behind an Idempotency-Key; comes back in the reply, so that reuse of the key for another body is noticed."""

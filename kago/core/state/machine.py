@@ -1,7 +1,7 @@
 """The replicated state machine: a command in, changes and a reply out, the same on every server.
 
 `decide` is pure and serves dry runs as well; `Machine` puts it behind the log's contract. Nothing here raises for any entry: what
-cannot be read or is not allowed is a Rejection. An exception is a bug, and halts the replica loudly.
+cannot be read or is not allowed is a Rejection. An exception halts the replica loudly: it is a bug, or `TooNew`.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -35,8 +35,9 @@ _HANDLERS: dict[type[c.Command], Callable[[Draft, Any], Reply]] = {
     c.ExplainPods: pods.explain,
     c.MarkNodes: nodes.mark,
     c.RemovePods: pods.remove,
+    c.RaiseSchema: cluster.raise_schema,
 }
-_FENCED = (c.CreatePods, c.StopPods, c.AssignPods, c.ExplainPods, c.MarkNodes, c.RemovePods)
+_FENCED = (c.CreatePods, c.StopPods, c.AssignPods, c.ExplainPods, c.MarkNodes, c.RemovePods, c.RaiseSchema)
 
 # Dicts are encoded in the order of their keys: a restored replica may hold them in another order than one that was there.
 _ENCODER = msgspec.msgpack.Encoder(order="deterministic")
@@ -58,12 +59,22 @@ def decide(tables: Tables, command: c.AnyCommand, *, at: float, index: int) -> t
 
 def encode_entry(command: c.AnyCommand, at: float, fingerprint: str = "") -> bytes:
     """The entry to propose; `at` is the proposer's clock, in seconds since the epoch."""
-    return _ENCODER.encode(c.Entry(command=command, at=at, fingerprint=fingerprint))
+    return _ENCODER.encode(c.Entry(command=command, at=at, schema=command.needs(), fingerprint=fingerprint))
 
 
 def decode_reply(result: bytes) -> Reply:
     """What `Machine.apply` returned. Raises msgspec.DecodeError for anything else."""
     return _REPLIES.decode(result)
+
+
+class TooNew(Exception):
+    """The log holds what only a later version of this program understands: this one must halt before it goes astray."""
+
+    def __init__(self, schema: int) -> None:
+        super().__init__(
+            f"the cluster uses schema {schema} by now and this version understands {c.SCHEMA_VERSION} at most: start this server with "
+            "the version the other servers have; its data is well and nothing needs to be restored"
+        )
 
 
 class Machine:
@@ -105,14 +116,34 @@ class Machine:
         try:
             decoded = _ENTRIES.decode(entry)
         except (msgspec.DecodeError, UnicodeError, RecursionError):
+            _check_schema(_schema(entry))
             # The decoder's own words stay out of the reply: they may differ between two servers' versions of it.
             return (), Rejection(refusal=Refusal.UNKNOWN_COMMAND, detail="this command is not known here")
+        _check_schema(decoded.schema)
         changes, reply = decide(self.tables, decoded.command, at=decoded.at, index=index)
         if not decoded.fingerprint:
             return changes, reply
         if isinstance(reply, Rejection):
             return changes, replace(reply, fingerprint=decoded.fingerprint)
         return changes, replace(reply, fingerprint=decoded.fingerprint, at=decoded.at)
+
+
+class _Schema(msgspec.Struct):
+    """The one field that is read of an entry whose command is not known here."""
+
+    schema: int = 1
+
+
+def _schema(entry: bytes) -> int:
+    try:
+        return msgspec.msgpack.decode(entry, type=_Schema).schema
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return 1
+
+
+def _check_schema(schema: int) -> None:
+    if schema > c.SCHEMA_VERSION:
+        raise TooNew(schema)
 
 
 def _chained(digest: bytes, index: int, changes: Iterable[Change], result: bytes) -> bytes:

@@ -18,6 +18,8 @@ class Refusal(StrEnum):
     STALE_VERSION = "stale-version"
     """Decided on a state that has moved since; the leader simply decides anew."""
     UNKNOWN_COMMAND = "unknown-command"
+    OLD_SCHEMA = "old-schema"
+    """Some server is of a version that does not understand this yet."""
 
 
 class Rejection(Struct, frozen=True, kw_only=True, tag="rejected"):

@@ -15,9 +15,11 @@ from kago.core.model.deployment import Deployment
 from kago.core.model.node import Node
 from kago.core.model.pod import Pod
 from kago.core.state.changes import Put, Thing
+from kago.core.state.commands import SCHEMA_VERSION
 from kago.core.state.tables import Tables
 
-FORMAT = 1
+FORMAT = 2
+"""1 is of a cluster whose schema is 1; what later schemas brought an earlier release must refuse to read."""
 PAGE_BYTES = 256 * 1024
 PAGE_THINGS = 1000
 
@@ -26,7 +28,7 @@ _ENCODER = msgspec.msgpack.Encoder(order="deterministic")
 
 
 class Header(Struct, frozen=True, kw_only=True):
-    format: int = FORMAT
+    format: int
     index: int
     digest: bytes
     cluster: Cluster
@@ -50,7 +52,8 @@ class Snapshot:
             "Pod": list(tables.pods.values()),
         }
         count = sum(len(things) for things in self._things.values())
-        self._header = Header(index=tables.index, digest=digest, cluster=tables.cluster, things=count)
+        format = 1 if tables.cluster.schema_version == 1 else FORMAT
+        self._header = Header(format=format, index=tables.index, digest=digest, cluster=tables.cluster, things=count)
 
     def chunks(self) -> Iterator[bytes]:
         yield _ENCODER.encode(self._header)
@@ -88,9 +91,15 @@ def read_snapshot(index: int, chunks: Iterable[bytes]) -> tuple[Tables, bytes]:
 
 def _header(chunk: bytes) -> Header:
     format = msgspec.msgpack.decode(chunk, type=_Format).format
-    if format != FORMAT:
-        raise ValueError(f"the snapshot has format {format}, this version of Kago reads {FORMAT}")
-    return msgspec.msgpack.decode(chunk, type=Header)
+    if not 1 <= format <= FORMAT:
+        raise ValueError(f"the snapshot has format {format}, this version of Kago reads {FORMAT} at most: use the version that wrote it")
+    header = msgspec.msgpack.decode(chunk, type=Header)
+    if header.cluster.schema_version > SCHEMA_VERSION:
+        raise ValueError(
+            f"the snapshot is of schema {header.cluster.schema_version}, this version of Kago understands {SCHEMA_VERSION}: "
+            "use the version that wrote it"
+        )
+    return header
 
 
 class _Format(Struct):

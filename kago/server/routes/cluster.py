@@ -75,6 +75,7 @@ def _describe(store: Store) -> dict[str, object]:
                 "index": member.raft_index,
                 "lag": max(0, status.raft_last_index - member.raft_index) if known else None,
                 "contact_age_s": member.contact_age_s,
+                "version": servers[member.id].release if member.id in servers else "",
             }
         )
     return {
@@ -83,6 +84,8 @@ def _describe(store: Store) -> dict[str, object]:
         "index": status.applied,
         "cluster_id": store.tables.cluster.id,
         "epoch": store.tables.cluster.epoch,
+        "schema": store.tables.cluster.schema_version,
+        "digest": store.machine.digest,
         "server": status.me,
         "members": members,
     }

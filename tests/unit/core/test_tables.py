@@ -93,7 +93,9 @@ def damaged() -> Iterator[tuple[str, list[bytes]]]:
     yield "instead of 2", [header]
     yield "instead of 2", [header, page, page]
     yield "unknown kind", [header, msgspec.msgpack.encode(["Volume", [{}]])]
-    yield "has format 2", [msgspec.msgpack.encode({**fields, "format": 2})]
+    yield "has format 3", [msgspec.msgpack.encode({**fields, "format": 3})]
+    later = {**fields, "format": 2, "cluster": {**fields["cluster"], "schema": 99}}
+    yield "of schema 99", [msgspec.msgpack.encode(later), page]
     yield "of index 7", [msgspec.msgpack.encode({**fields, "index": 7}), page]
 
 

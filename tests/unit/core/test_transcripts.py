@@ -84,6 +84,7 @@ class Story:
         if thing is None:
             return {}
         template = SPEC_FIELDS if isinstance(thing, Pod) else ()
-        fields = {name: msgspec.json.encode(getattr(thing, name)).decode() for name in thing.__struct_fields__}
+        values = {name: getattr(thing, name) for name in thing.__struct_fields__}
+        fields = {name: msgspec.json.encode(value).decode() for name, value in values.items() if value is not msgspec.UNSET}
         shown = {name: value for name, value in fields.items() if name not in HIDDEN and name not in template and name != "id"}
         return {name: value for name, value in shown.items() if value not in ('""', "{}", "[]", "null")}

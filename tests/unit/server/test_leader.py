@@ -7,14 +7,18 @@ from pathlib import Path
 import pytest
 
 from kago.config import ServeConfig
+from kago.core.model.cluster import announced
 from kago.core.model.deployment import DeploymentSpec, Runtime
 from kago.core.model.node import NodeStatus
 from kago.core.model.report import Registration
 from kago.core.model.resources import Resources
-from kago.core.state.commands import CreateDeployment, RegisterNode
+from kago.core.state.commands import SCHEMA_VERSION, ClaimLeadership, CreateDeployment, RaiseSchema, RegisterNode, RegisterServer
+from kago.core.state.machine import encode_entry
+from kago.core.state.rejections import Refusal, Rejection
 from kago.server.leader import Leader
 from kago.server.store import Store
 from raft import MemoryLog
+from raft.errors import LogHalted
 
 
 class Hands:
@@ -57,6 +61,13 @@ async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(3):
         while not holds():
             await asyncio.sleep(0.005)
+
+
+class Later(CreateDeployment, frozen=True, kw_only=True):
+    """What a later release brings."""
+
+    def needs(self) -> int:
+        return SCHEMA_VERSION + 1
 
 
 async def register(store: Store) -> None:
@@ -115,6 +126,46 @@ def test_heartbeats_that_cannot_be_read_are_passed_over() -> None:
         await register(store)
         leader.told("other:1", b"\xc1rubbish")
         assert status(store) is NodeStatus.READY
+
+    lead(scenario)
+
+
+def test_the_schema_is_raised_once_every_member_has_announced_it() -> None:
+    async def all_of_it() -> None:
+        clock = Hands()
+        store = Store(clock)
+        store.open(MemoryLog(store.machine))
+        await store.submit(ClaimLeadership(server="first-release", term=1, cluster_id="old"))
+        leader = Leader(ServeConfig(me="memory:0", members=("memory:0",), data_dir=Path()), store, clock)
+        assert not leader._may_raise_schema()
+        await store.submit(RegisterServer(id="memory:0", api="u", software_version="0.2.0"))
+        assert not leader._may_raise_schema()
+        await store.submit(RegisterServer(id="memory:0", api="u", software_version=announced("9", SCHEMA_VERSION)))
+        assert leader._may_raise_schema()
+        await store.submit(RaiseSchema(epoch=1, schema=SCHEMA_VERSION))
+        assert store.tables.cluster.schema_version == SCHEMA_VERSION
+        assert not leader._may_raise_schema()
+
+    asyncio.run(all_of_it())
+
+
+def test_what_a_server_would_misread_is_refused_in_words_and_never_logged() -> None:
+    async def scenario(leader: Leader, store: Store, clock: Hands) -> None:
+        await store.submit(RegisterServer(id="old:7080", api="u", software_version="0.2.0"))
+        index = store.tables.index
+        reply = await store.submit(Later(spec=DeploymentSpec(name="web", image="nginx")))
+        assert isinstance(reply, Rejection)
+        assert (reply.refusal, store.tables.index) == (Refusal.OLD_SCHEMA, index)
+        assert "old:7080 (0.2.0)" in reply.detail
+
+    lead(scenario)
+
+
+def test_an_entry_of_a_later_release_halts_the_log_in_words() -> None:
+    async def scenario(leader: Leader, store: Store, clock: Hands) -> None:
+        later = encode_entry(Later(spec=DeploymentSpec(name="web", image="nginx")), 1.0)
+        with pytest.raises(LogHalted, match="start this server with the version"):
+            store.machine.apply(store.tables.index + 1, later)
 
     lead(scenario)
 

@@ -1,9 +1,10 @@
 """Who leads the cluster and which servers it has."""
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from kago.core.model.cluster import Server
-from kago.core.state.commands import ClaimLeadership, RegisterServer
+from kago.core.state.commands import ClaimLeadership, RaiseSchema, RegisterServer
 from kago.core.state.handlers.draft import Draft
 from kago.core.state.rejections import Accepted, Refusal, Rejection, Reply
 
@@ -14,8 +15,21 @@ def claim(draft: Draft, command: ClaimLeadership) -> Reply:
         return Rejection(
             refusal=Refusal.STALE_EPOCH, detail=f"{cluster.leader} leads with epoch {cluster.epoch} already, {command.term} comes too late"
         )
-    draft.put_cluster(replace(cluster, id=cluster.id or command.cluster_id, epoch=command.term, leader=command.server))
+    if not cluster.id:
+        cluster = replace(cluster, id=command.cluster_id, schema=command.schema if command.schema > 1 else UNSET)
+    draft.put_cluster(replace(cluster, epoch=command.term, leader=command.server))
     return Accepted(name=command.server, version=draft.index)
+
+
+def raise_schema(draft: Draft, command: RaiseSchema) -> Reply:
+    cluster = draft.tables.cluster
+    behind = [f"{server.id} ({server.software_version})" for server in draft.tables.servers.values() if server.schema < command.schema]
+    if behind:
+        detail = f"these servers do not know schema {command.schema} yet: {', '.join(sorted(behind))}"
+        return Rejection(refusal=Refusal.CONFLICT, detail=detail)
+    if command.schema > cluster.schema_version:
+        draft.put_cluster(replace(cluster, schema=command.schema))
+    return Accepted(version=draft.index)
 
 
 def register_server(draft: Draft, command: RegisterServer) -> Reply:
