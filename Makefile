@@ -3,12 +3,15 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.stamp
 
-.PHONY: demo test lint types pytest venv lock clean
+.PHONY: demo test chaos lint types pytest venv lock clean
 
 demo: venv                     ## Three servers, two agents, one leader killed, in about a minute
 	$(BIN)/kago demo
 
 test: lint types pytest        ## Everything CI runs
+
+chaos: venv                    ## Real faults in real clusters: make chaos CHAOS="--faults kill-leader --rounds 20" (root)
+	$(BIN)/python -m tests.chaos $(CHAOS)
 
 lint: venv
 	$(BIN)/ruff check .

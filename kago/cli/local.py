@@ -24,6 +24,7 @@ class KagoProcess:
         self.name = name
         self.arguments = tuple(arguments)
         self.log = log
+        self.module = "kago.cli.main"
         self.prefix: tuple[str, ...] = ()
         """Words before the command, of a program that ends by executing it."""
         self.environment: dict[str, str] = {}
@@ -46,7 +47,7 @@ class KagoProcess:
             return
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self.prefix, sys.executable, "-m", "kago.cli.main", *self.arguments],
+                [*self.prefix, sys.executable, "-m", self.module, *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
