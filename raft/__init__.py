@@ -1,17 +1,21 @@
 """A replicated log of bytes: what goes in is on a majority's disks before anybody is told. See README.md."""
 
 from raft.contract import (
+    ChangeKind,
     Clock,
+    Invitation,
     LogStatus,
     MemberStatus,
     RaftConfig,
     ReplicatedLog,
     Reply,
     Role,
+    Seat,
     StateMachine,
 )
 from raft.driver import open_replica
 from raft.errors import (
+    ChangeRefused,
     Corrupt,
     Discarded,
     LogError,
@@ -26,9 +30,12 @@ from raft.errors import (
 from raft.memory import MemoryLog
 
 __all__ = [
+    "ChangeKind",
+    "ChangeRefused",
     "Clock",
     "Corrupt",
     "Discarded",
+    "Invitation",
     "LogError",
     "LogHalted",
     "LogStatus",
@@ -42,6 +49,7 @@ __all__ = [
     "ReplicatedLog",
     "Reply",
     "Role",
+    "Seat",
     "StartRefused",
     "StateMachine",
     "TooLarge",

@@ -7,9 +7,10 @@ machine's own bytes.
 from collections.abc import Callable, Iterable, Iterator
 
 from raft.contract import StateMachine
-from raft.errors import OutcomeUnknown
+from raft.errors import LogError, NoLeader, OutcomeUnknown
 from raft.messages import decode_batch
 from raft.proposals import Proposals
+from raft.reads import ReadDone
 from raft.replies import Replies, encode
 
 
@@ -21,6 +22,7 @@ class Applier:
         self._replies = replies
         self._proposals = proposals
         self._dedupe = dedupe
+        self._waiters: list[tuple[int, float, ReadDone]] = []
 
     def apply(self, payload: bytes) -> None:
         """Apply the proposals of one committed entry."""
@@ -34,6 +36,36 @@ class Applier:
                 replies.applied += 1
                 reply = replies.record(request_id, self._machine.apply(replies.applied, entry))
             proposals.applied(request_id, reply)
+
+    # -- those who wait for an index -------------------------------------------------------------------------------
+
+    def wait(self, index: int, deadline: float, done: ReadDone) -> None:
+        """`done` is told by `flush` once proposal `index` is applied here, or that it was not by the deadline."""
+        self._waiters.append((index, deadline, done))
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._waiters)
+
+    def flush(self, now: float) -> None:
+        if not self._waiters:
+            return
+        applied, left = self._replies.applied, []
+        for index, deadline, done in self._waiters:
+            if applied >= index:
+                done(applied)
+            elif deadline <= now:
+                done(NoLeader(f"this server has applied {applied}, not {index}, in time"))
+            else:
+                left.append((index, deadline, done))
+        self._waiters = left
+
+    def fail_all(self, error: LogError) -> None:
+        waiters, self._waiters = self._waiters, []
+        for _, _, done in waiters:
+            done(error)
+
+    # -- snapshots -------------------------------------------------------------------------------------------------
 
     def capture(self) -> Callable[[], Iterator[bytes]]:
         """The state as it is now; the returned function encodes it, on another thread."""

@@ -4,12 +4,14 @@ Everything that is not decided by the log itself comes in from outside: the stat
 below it, the wire beside it, the clock and the dice. Production and simulation differ only in what they put there.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from random import Random
 from typing import Protocol
 
 from msgspec import Struct
+
+from raft.configuration import Seat
 
 MAX_ENTRY_BYTES = 512 * 1024
 """Largest proposal taken. PySyncObj must never chunk an entry (RAFT hazard H11), so this stays far below its batch size."""
@@ -20,7 +22,7 @@ class Role(StrEnum):
     FOLLOWER = "follower"
     CANDIDATE = "candidate"
     LEARNER = "learner"
-    """Back with an empty disk: catching up, neither voting nor counted."""
+    """New, or back with an empty disk: catching up, and not counted."""
 
 
 class Reply(Struct, frozen=True):
@@ -33,7 +35,11 @@ class Reply(Struct, frozen=True):
 
 class MemberStatus(Struct, frozen=True, kw_only=True):
     id: str
-    """`host:port` of the member's Raft address; its identity."""
+    """For ever; the address it was first known by."""
+    address: str = ""
+    """`host:port` where it is reached now."""
+    voter: bool = True
+    """Whether the configuration counts it."""
     role: str
     """leader, follower, learner or down."""
     raft_index: int = 0
@@ -44,6 +50,7 @@ class MemberStatus(Struct, frozen=True, kw_only=True):
 
 class LogStatus(Struct, frozen=True, kw_only=True):
     me: str
+    """Own id."""
     role: Role
     leader: str | None
     term: int
@@ -57,6 +64,8 @@ class LogStatus(Struct, frozen=True, kw_only=True):
     caught_up: bool
     """Applied everything it knew to be committed when it last heard the leader."""
     members: tuple[MemberStatus, ...]
+    cluster: str = ""
+    """The cluster's mark, which a server that joins is told."""
 
 
 class StateMachine(Protocol):
@@ -70,6 +79,14 @@ class StateMachine(Protocol):
 
     def restore(self, index: int, chunks: Iterable[bytes]) -> None:
         """Replace the whole state by a snapshot taken after `index` was applied."""
+
+
+class ChangeKind(StrEnum):
+    """What may be asked of the members."""
+
+    ADD = "add"
+    REMOVE = "remove"
+    LEAD = "lead"
 
 
 class ReplicatedLog(Protocol):
@@ -107,6 +124,14 @@ class ReplicatedLog(Protocol):
 
     async def transfer_leadership(self, *, timeout_s: float = 2.0) -> bool:
         """Hand leadership to the most up-to-date follower; False if we were not leader or nobody took it."""
+
+    async def change(self, kind: ChangeKind, subject: str = "", *, timeout_s: float = 10.0) -> str:
+        """Change the members through whoever leads, one change at a time; the id it was about.
+
+        ADD takes an address: its member is a learner until it has caught up, and votes then. REMOVE takes an id; LEAD an id, or
+        nothing for whoever is best placed. Each may be asked again safely. Raises ChangeRefused with the reason, NoLeader, OutcomeUnknown
+        where it may still come to pass, LogHalted.
+        """
 
     async def close(self) -> None:
         """Hand over leadership if held, sync, close files and sockets. Idempotent."""
@@ -155,6 +180,10 @@ class Disk(Protocol):
 class WireEvents(Protocol):
     """What the wire tells the replica. Always called from the replica's own thread."""
 
+    @property
+    def id(self) -> str:
+        """Own id."""
+
     def connected(self, peer: str) -> None: ...
     def disconnected(self, peer: str, *, by_peer: bool) -> None:
         """`by_peer`: the peer's end closed or reset it, as a killed process does; False for a timeout or our own close."""
@@ -174,6 +203,9 @@ class Wire(Protocol):
     """Authenticated, ordered, length-framed byte frames between members; lossy only by disconnecting."""
 
     def start(self, events: WireEvents) -> None: ...
+    def set_peers(self, addresses: Mapping[str, str]) -> None:
+        """Keep connections to these members (id -> `host:port`) and to no others; may be called before `start`, and at any time."""
+
     def send(self, peer: str, frame: bytes) -> bool:
         """Queue a frame; False if not connected or the peer's queue is full (bounded)."""
 
@@ -184,13 +216,25 @@ class Wire(Protocol):
     def close(self) -> None: ...
 
 
+class Invitation(Struct, frozen=True, kw_only=True):
+    """What a server that joins was told by one of the cluster."""
+
+    cluster: str
+    id: str
+    seats: tuple[Seat, ...]
+
+
 class RaftConfig(Struct, frozen=True, kw_only=True):
     """Settings of one replica; times in seconds."""
 
     me: str
-    """Own Raft address `host:port`, one of `members`."""
+    """Own Raft address `host:port`; in a used data directory the member's new one."""
     members: tuple[str, ...]
-    """Every member's address, own included; the same set on each. One member: a quorum of one."""
+    """The addresses a new cluster begins with, own included; the same set on each. What a used data directory says goes before."""
+    guessed: bool = False
+    """Nobody said `me` and `members`: where the data directory remembers others, those hold."""
+    invitation: Invitation | None = None
+    """For a new member of a running cluster, instead of `members`."""
     rejoin: bool = False
     """This member's data directory was lost on purpose or by accident: come back as a learner until caught up."""
     election_min_s: float = 0.3
@@ -212,9 +256,11 @@ class RaftConfig(Struct, frozen=True, kw_only=True):
 
 __all__ = [
     "MAX_ENTRY_BYTES",
+    "ChangeKind",
     "Clock",
     "Disk",
     "File",
+    "Invitation",
     "LogStatus",
     "MemberStatus",
     "RaftConfig",
@@ -222,6 +268,7 @@ __all__ = [
     "ReplicatedLog",
     "Reply",
     "Role",
+    "Seat",
     "StateMachine",
     "Wire",
     "WireEvents",

@@ -17,7 +17,7 @@ from raft.contract import Clock, RaftConfig, StateMachine
 from raft.disk import FileDisk
 from raft.errors import LogError, LogHalted, StartRefused
 from raft.replica import Replica
-from raft.transport import AsyncioWire, PeerName, refuse_open_port
+from raft.transport import AsyncioWire, PeerName
 
 _TO_THREAD_S = 0.0015
 _TO_LOOP_S = 0.0006
@@ -139,17 +139,13 @@ async def open_replica(
     """Start the replica of `data_dir` on the running event loop. StartRefused, OSError where the port cannot be bound."""
     if len({server_ssl is None, client_ssl is None, peer_name is None}) > 1:
         raise StartRefused("encryption needs a server's and a client's context and the name in a certificate")
-    if len(config.members) > 1:
-        refuse_open_port(bind or config.me, insecure=insecure, encrypted=server_ssl is not None)
     dice = random or SystemRandom()
-    wire = AsyncioWire(
-        config.me, config.members, clock=clock, random=dice, server_ssl=server_ssl, client_ssl=client_ssl, peer_name=peer_name, bind=bind
-    )
-    await wire.listen()
+    wire = AsyncioWire(clock=clock, random=dice, server_ssl=server_ssl, client_ssl=client_ssl, peer_name=peer_name, insecure=insecure)
     snapshots = ThreadPoolExecutor(1, thread_name_prefix="snapshot")
     disk = FileDisk(data_dir)
     try:
         replica = Replica(config, machine, disk=disk, wire=wire, clock=clock, random=dice, executor=snapshots, on_fatal=on_fatal)
+        await wire.listen(bind or replica.identity.address)
         driver = Driver(replica, clock)
         replica.start()
     except BaseException:

@@ -9,7 +9,7 @@ serializer are its own and replicas in one process (tests, simulation) cannot to
 import importlib.util
 import inspect
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import pysyncobj.syncobj as stock
 from pysyncobj.version import VERSION
 
+from raft.configuration import CONFIGURATION
 from raft.contract import Clock, RaftConfig
 from raft.errors import LogHalted
 from raft.messages import MAX_APPEND_BYTES, LogEntry
@@ -51,13 +52,15 @@ _ATTRIBUTES = [
     "newAppendEntriesTime",
     "selfNode",
     "otherNodes",
+    "readonlyNodes",
     "connectedNodes",
+    "lastResponseTime",
     "serializer",
 ]
 _GLOBALS = ["monotonicTime", "random", "os", "pickle", "createJournal", "createPoller", "Serializer", "PIPE_NOTIFIER_ENABLED"]
 _FOREVER = 1 << 60
 REGULAR, NO_OP = b"\x00", b"\x01"
-"""First byte of a command; no other kind is ever written or accepted."""
+"""First byte of a command; beside these only `configuration.CONFIGURATION` is ever written or accepted."""
 
 
 def check_pysyncobj() -> None:
@@ -86,7 +89,7 @@ class JournalLike(Protocol):
 
 
 class _Node(stock.Node):  # type: ignore[misc]
-    """A peer by its address; hashed alike in every process so that one seed gives one run."""
+    """A peer by its id; hashed alike in every process so that one seed gives one run."""
 
     def __hash__(self) -> int:
         return zlib.crc32(self.id.encode())
@@ -134,6 +137,9 @@ class Hooks(Protocol):
     def apply(self, command: bytes) -> None:
         """Apply one committed command (without its type byte)."""
 
+    def configured(self, index: int) -> None:
+        """The configuration that stands at `index` is committed."""
+
 
 class Engine:
     """One PySyncObj object and the parts of its inside that the guard reads and writes."""
@@ -149,11 +155,13 @@ class Engine:
         module.Serializer = lambda *args: serializer
         module.PIPE_NOTIFIER_ENABLED = False
         self.journal = journal
-        self.nodes = {member: _Node(member) for member in sorted(config.members) if member != config.me}
+        self._nodes: dict[str, Any] = {}
 
         def apply_command(so: Any, command: bytes) -> None:
             if command[:1] == REGULAR:
                 hooks.apply(command[1:])
+            elif command[:1] == CONFIGURATION:
+                hooks.configured(self.applied_index + 1)
             elif command[:1] != NO_OP:
                 raise LogHalted(f"log entry {self.applied_index + 1} is of unknown kind {command[:1]!r}")
 
@@ -187,7 +195,7 @@ class Engine:
         self._so: Any = None
         self._heartbeat_s = config.heartbeat_s
         self._clock = clock
-        self._so = guarded(_Node(config.me), list(self.nodes.values()), conf, nodeClass=_Node, transport=_Outlet(hooks.outgoing))
+        self._so = guarded(_Node(config.me), [], conf, nodeClass=_Node, transport=_Outlet(hooks.outgoing))
 
     def _send_log(self, hooks: Hooks) -> None:
         self._so._SyncObj__newAppendEntriesTime = self._clock.monotonic() + self._heartbeat_s
@@ -199,20 +207,34 @@ class Engine:
         self._so._onTick(0.0)
 
     def deliver(self, peer: str, message: dict[str, Any]) -> None:
-        self._so._SyncObj__onMessageReceived(self.nodes[peer], message)
+        self._so._SyncObj__onMessageReceived(self._node(peer), message)
 
     def send_log(self) -> None:
         """A round of AppendEntries now; as heartbeat where nothing is missing."""
         self._so._SyncObj__sendAppendEntries()
 
-    def append(self, payload: bytes) -> int:
+    def append(self, payload: bytes, *, kind: bytes = REGULAR) -> int:
         """Put an entry into the leader's log; its index."""
         index = self.last_index + 1
-        self.journal.add(REGULAR + payload, index, self.term)
+        self.journal.add(kind + payload, index, self.term)
         return index
 
     def set_connected(self, peer: str, connected: bool) -> None:
-        (self._so._SyncObj__connectedNodes.add if connected else self._so._SyncObj__connectedNodes.discard)(self.nodes[peer])
+        (self._so._SyncObj__connectedNodes.add if connected else self._so._SyncObj__connectedNodes.discard)(self._node(peer))
+
+    def set_members(self, other_voters: Iterable[str], learners: Iterable[str]) -> None:
+        """Who besides this replica is counted, and who only receives; from now on."""
+        so, now = self._so, self._clock.monotonic()
+        end = self.last_index + 1 if len(self.journal) else 1  # It is empty for a moment while a snapshot is installed.
+        so._SyncObj__otherNodes = {self._node(id) for id in sorted(other_voters)}
+        so._SyncObj__readonlyNodes = {self._node(id) for id in sorted(learners)}
+        for node in so._SyncObj__otherNodes | so._SyncObj__readonlyNodes:
+            so._SyncObj__raftNextIndex.setdefault(node, end)
+            so._SyncObj__raftMatchIndex.setdefault(node, 0)
+            so._SyncObj__lastResponseTime.setdefault(node, now)
+
+    def _node(self, id: str) -> Any:
+        return self._nodes.setdefault(id, _Node(id))
 
     def compact(self) -> None:
         """Start a snapshot at the next tick and drop the log before it once it is durable."""
@@ -220,7 +242,7 @@ class Engine:
 
     def hand_over(self, peer: str) -> None:
         """Ask `peer`, which must hold the whole log, to campaign at once."""
-        self._so.transferLeadership(self.nodes[peer])
+        self._so.transferLeadership(self._node(peer))
 
     # -- what it knows ---------------------------------------------------------------------------------------------
 
@@ -283,18 +305,18 @@ class Engine:
         return self.is_leader and noop is not None and self.commit_index >= noop
 
     def match_index(self, peer: str) -> int:
-        return int(self._so._SyncObj__raftMatchIndex.get(self.nodes[peer], 0))
+        return int(self._so._SyncObj__raftMatchIndex.get(self._node(peer), 0))
 
     def forget_match(self, peer: str) -> None:
         """The peer lost its disk: what it acknowledged before counts no longer."""
-        if self.nodes[peer] in self._so._SyncObj__raftMatchIndex:
-            self._so._SyncObj__raftMatchIndex[self.nodes[peer]] = 0
+        if self._node(peer) in self._so._SyncObj__raftMatchIndex:
+            self._so._SyncObj__raftMatchIndex[self._node(peer)] = 0
 
     def next_index(self, peer: str) -> int:
-        return int(self._so._SyncObj__raftNextIndex[self.nodes[peer]])
+        return int(self._so._SyncObj__raftNextIndex[self._node(peer)])
 
     def set_next_index(self, peer: str, index: int) -> None:
-        self._so._SyncObj__raftNextIndex[self.nodes[peer]] = index
+        self._so._SyncObj__raftNextIndex[self._node(peer)] = index
 
     @property
     def handing_over(self) -> bool:

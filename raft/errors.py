@@ -5,7 +5,8 @@ LogError
 │   ├── NoLeader       no leader was known until the deadline, nothing was sent to anyone
 │   ├── QueueFull      too many proposals wait on this server
 │   ├── TooLarge       the entry is over the limit
-│   └── Discarded      a leader refused it before it reached a log
+│   ├── Discarded      a leader refused it before it reached a log
+│   └── ChangeRefused  a change of the members that must not be made; `reason` is a word for programs
 ├── OutcomeUnknown     it may or may not happen; the same request id may be proposed again safely
 ├── LogHalted          this replica stopped (failed disk, broken invariant, closed) and serves nothing more
 └── StartRefused       the data directory and the configuration do not fit together; the text says what to do
@@ -35,6 +36,15 @@ class TooLarge(NotDone):
 
 class Discarded(NotDone):
     """A leader refused the proposal before it reached a log."""
+
+
+class ChangeRefused(NotDone):
+    """The members stay as they are; the text says why and what to do."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+        """not-found, conflict or precondition-failed."""
 
 
 class OutcomeUnknown(LogError):

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+from raft.configuration import CONFIGURATION, decode_configuration
 from raft.contract import Clock, RaftConfig
 from raft.engine import NO_OP, REGULAR, Engine
 from raft.errors import LogHalted
+from raft.membership import Membership
 from raft.messages import (
     Ack,
     AppendEntries,
@@ -31,15 +33,19 @@ from raft.pipeline import NEVER, Pipeline, Transmission
 class Guard:
     """Stands between PySyncObj and the wire of one replica."""
 
-    def __init__(self, config: RaftConfig, *, clock: Clock, random: Random, emit: Callable[[str, Message], None]) -> None:
+    def __init__(
+        self, config: RaftConfig, membership: Membership, *, clock: Clock, random: Random, emit: Callable[[str, Message], None]
+    ) -> None:
         self.config = config
         self.clock = clock
         self.random = random
         self.emit = emit
-        self.pipeline = Pipeline(config, emit)
+        self.membership = membership
+        self.pipeline = Pipeline(config, membership, emit)
         self.peers = self.pipeline.peers
         self.learner = False
-        """This replica lost its disk and is catching up: it votes for nobody and is not counted."""
+        """This replica lost its disk and is catching up: it votes for nobody and is not counted. One that is a learner by the
+        configuration knows what it voted for and does vote when asked: it may have been promoted without having heard of it."""
         self.leader_seen = NEVER
         self.leader_gone = False
         """The leader's end of the connection was closed, as a killed process does: a reason to ask around, never to vote."""
@@ -70,13 +76,21 @@ class Guard:
         if kind == "next_node_idx":
             self._acknowledge(peer, message["next_node_idx"], reset=message["reset"], success=message["success"])
         elif kind == "request_vote":
-            self.emit(peer, RequestVote(term=message["term"], last_index=message["last_log_index"], last_term=message["last_log_term"]))
+            self._ask_for_vote(
+                peer, RequestVote(term=message["term"], last_index=message["last_log_index"], last_term=message["last_log_term"])
+            )
         elif kind == "response_vote":
             self.emit(peer, Vote(term=message["term"]))
         elif kind == "timeout_now":
             self.emit(peer, TimeoutNow(term=message["term"]))
         else:
             raise LogHalted(f"PySyncObj sends an unexpected {kind}")
+
+    def _ask_for_vote(self, peer: str, request: RequestVote) -> None:
+        self.emit(peer, request)
+        if not self.on("learner") and peer == min(self.membership.other_voters):
+            for learner in sorted(self.membership.audience - self.membership.voters):
+                self.emit(learner, request)
 
     def _acknowledge(self, peer: str, next_index: int, *, reset: bool, success: bool) -> None:
         self._acknowledged = True
@@ -227,6 +241,8 @@ class Guard:
             )
 
     def on_vote(self, peer: str, message: Vote) -> None:
+        if peer not in self.membership.voters and self.on("learner"):
+            return
         if message.term != self._voters_term:
             self._voters_term, self._voters = message.term, set()
         if peer not in self._voters:
@@ -247,6 +263,11 @@ def _check_entries(message: AppendEntries) -> None:
     """A log that counts wrongly or carries an unknown kind of entry is no log."""
     index, term = message.prev_index, message.prev_term
     for command, entry_index, entry_term in message.entries:
-        if entry_index != index + 1 or not term <= entry_term <= message.term or command[:1] not in (REGULAR, NO_OP):
+        if entry_index != index + 1 or not term <= entry_term <= message.term or command[:1] not in (REGULAR, NO_OP, CONFIGURATION):
             raise Malformed(f"log entry {entry_index} of term {entry_term} after {index} of term {term}")
+        if command[:1] == CONFIGURATION:
+            try:
+                decode_configuration(command[1:])
+            except ValueError as error:
+                raise Malformed(f"log entry {entry_index}: {error}") from error
         index, term = entry_index, entry_term

@@ -20,6 +20,7 @@ class HandOver:
         self._guard = guard
         self._proposals = proposals
         self._done: Callable[[bool], None] | None = None
+        self._target = ""
         self._deadline = NEVER
         self._asked_at = NEVER
 
@@ -27,22 +28,27 @@ class HandOver:
     def pending(self) -> bool:
         return self._done is not None
 
-    def begin(self, deadline: float, done: Callable[[bool], None]) -> None:
-        """`done` is told whether somebody else took over before the deadline."""
+    def begin(self, deadline: float, done: Callable[[bool], None], *, target: str = "") -> None:
+        """`done` is told whether somebody else (`target`, if it is named, is asked) took over before the deadline."""
         if not self._guard.engine.is_leader or self._done is not None:
             done(False)
             return
-        self._done, self._deadline, self._asked_at = done, deadline, NEVER
+        self._done, self._deadline, self._asked_at, self._target = done, deadline, NEVER, target
         self._proposals.paused = True
 
     def step(self, now: float) -> None:
         if self._done is None:
             return
-        engine = self._guard.engine
+        engine, guard = self._guard.engine, self._guard
         if not engine.is_leader or now >= self._deadline:
             self.end(taken=not engine.is_leader)
             return
-        ready = [peer for peer, state in self._guard.peers.items() if state.connected and engine.match_index(peer) == engine.last_index]
+        wanted = {self._target} if self._target else guard.membership.other_voters
+        ready = [
+            peer
+            for peer, state in guard.peers.items()
+            if peer in wanted and state.connected and not state.learner and engine.match_index(peer) == engine.last_index
+        ]
         if ready and now - self._asked_at >= _AGAIN_S:
             self._asked_at = now
             engine.hand_over(ready[0])

@@ -1,5 +1,7 @@
 """Who this replica is, and whom it has met: the file that keeps an empty disk from posing as a full one.
 
+An id is for the life of a data directory, the address under which it is reached is not; peers hear a new one in the hello.
+
 A replica that lost its disk has forgotten what it voted for and what it acknowledged; under its old name it would let the
 cluster commit without a majority. So each data directory draws an incarnation, every member remembers, durably, the incarnation of
 every other, and a known name with another incarnation is turned away unless it says that it rejoins. One that rejoins is a learner,
@@ -7,25 +9,36 @@ neither voting nor counted, until it holds everything the cluster has committed.
 """
 
 import zlib
+from collections.abc import Iterable
 from random import Random
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct, structs
 
+from raft.configuration import Configuration, first_configuration
 from raft.contract import Disk, RaftConfig
 from raft.errors import Corrupt, StartRefused
 from raft.messages import PROTOCOL_VERSION
 
 _FILE = "identity"
 _RETIRED_KEPT = 16
+_MAX_KNOWN = 128
+"""Ids whose incarnation is remembered; only members and those about to be have any business here."""
 IDENTITY_USED = "identity: "
 """Reasons that begin so mean: stop, this data directory must not speak under this name."""
+REMOVED = IDENTITY_USED + "removed: "
+"""Reasons that begin so mean: stop, and never start again."""
 
 
-class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What was not there in the first format has a default and is left out where it is that, so that the version before can read it."""
+
     format: int
     me: str
+    """The id."""
     members: list[str]
+    """Whom the data directory was made for."""
     max_replies: int
     incarnation: str
     rejoined: bool
@@ -33,6 +46,15 @@ class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     has_journal: bool
     peers: dict[str, str]
     retired: dict[str, list[str]]
+    address: str = ""
+    """Own address where it is not the id."""
+    addresses: dict[str, str] = {}
+    """Of members that said in a hello that they moved, until the configuration says the same."""
+    cluster: str = ""
+    """The cluster's mark; without it the one that follows from `members`."""
+    joined: Configuration | None = None
+    """What this member was told when it joined; stands in until the log says more."""
+    removed: bool = False
 
 
 class _Hello(Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
@@ -44,6 +66,8 @@ class _Hello(Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_
     rejoined: bool
     peers: dict[str, str]
     """The incarnations the sender knows: whoever lost its disk forgot them, and must not be the gap another empty disk slips through."""
+    address: str = ""
+    """Where the sender is reached, if that is not its id; left out otherwise, as the version before wants it."""
 
 
 _hello_decoder = msgspec.msgpack.Decoder(_Hello)
@@ -55,9 +79,36 @@ class Identity:
     def __init__(self, config: RaftConfig, disk: Disk, random: Random) -> None:
         self._config = config
         self._disk = disk
-        self._cluster = _cluster_hash(config)
         self.is_new = False
+        self.known: frozenset[str] = frozenset()
+        """Ids of members, as far as the log says."""
+        self.removed: frozenset[str] = frozenset()
+        """Ids that must not speak any more."""
         self._record = self._open(random)
+
+    @property
+    def id(self) -> str:
+        return self._record.me
+
+    @property
+    def address(self) -> str:
+        """Where others reach this member."""
+        return self._record.address or self._record.me
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Of members that moved since the last configuration."""
+        return self._record.addresses
+
+    @property
+    def cluster(self) -> str:
+        """The same on all members of a cluster, for ever."""
+        return self._record.cluster or cluster_mark(self._record.members, self._record.max_replies)
+
+    @property
+    def first(self) -> Configuration:
+        """The configuration before the log has one."""
+        return self._record.joined or first_configuration(self._record.members)
 
     @property
     def learner(self) -> bool:
@@ -81,6 +132,23 @@ class Identity:
         """Caught up: a full member again."""
         self._write(structs.replace(self._record, learner=False))
 
+    def move(self, address: str) -> None:
+        """This member is reached at another address from now on."""
+        if address != self.address:
+            self._write(structs.replace(self._record, address="" if address == self.id else address))
+
+    def moved(self, id: str, address: str | None) -> None:
+        """Another member is reached at `address`; None: where the configuration says."""
+        addresses = {other: where for other, where in self._record.addresses.items() if other != id}
+        if address is not None and len(addresses) < _MAX_KNOWN:
+            addresses[id] = address
+        if addresses != self._record.addresses:
+            self._write(structs.replace(self._record, addresses=addresses))
+
+    def expelled(self) -> None:
+        """The cluster removed this member."""
+        self._write(structs.replace(self._record, removed=True))
+
     # -- the file --------------------------------------------------------------------------------------------------
 
     def _open(self, random: Random) -> _Record:
@@ -93,33 +161,38 @@ class Identity:
                     "this program, or a part of one; name an empty one"
                 )
             self.is_new = True
-            record = _Record(
-                format=1,
-                me=config.me,
-                members=sorted(config.members),
-                max_replies=config.max_replies,
-                incarnation=random.randbytes(16).hex(),
-                rejoined=config.rejoin,
-                learner=config.rejoin and len(config.members) > 1,
-                has_journal=False,
-                peers={},
-                retired={},
-            )
-            return self._write(record)
+            return self._write(self._first_record(random))
         record = self._read()
-        if record.me != config.me:
-            raise StartRefused(
-                f"the data directory belongs to server {record.me}, not {config.me}: start it under its own address or name "
-                "an empty data directory"
-            )
-        if sorted(record.members) != sorted(config.members):
-            raise StartRefused(
-                f"the data directory belongs to the servers {', '.join(sorted(record.members))}, but the peers given are "
-                f"{', '.join(sorted(config.members))}: start it with the peers it had; another set needs new data directories"
-            )
+        if record.removed:
+            raise StartRefused(f"server {record.me}: {_EXPELLED}")
         if record.max_replies != config.max_replies:
             raise StartRefused(f"max_replies was {record.max_replies} and is {config.max_replies}: it may not change, on any server")
         return record
+
+    def _first_record(self, random: Random) -> _Record:
+        config, invitation = self._config, self._config.invitation
+        if invitation is None and config.me not in config.members:
+            raise StartRefused(
+                f"{config.me or 'this server'} is not among the peers {', '.join(config.members)}, and the data directory is empty; "
+                "a server that is to be added to a running cluster starts with --join"
+            )
+        joined = None if invitation is None else Configuration(1, invitation.seats)
+        me = config.me if invitation is None else invitation.id
+        return _Record(
+            format=1,
+            me=me,
+            members=sorted(config.members) if invitation is None else [seat.id for seat in invitation.seats],
+            max_replies=config.max_replies,
+            incarnation=random.randbytes(16).hex(),
+            rejoined=config.rejoin,
+            learner=config.rejoin and (invitation is not None or len(config.members) > 1),
+            has_journal=False,
+            peers={},
+            retired={},
+            address="" if me == config.me else config.me,
+            cluster="" if invitation is None else invitation.cluster,
+            joined=joined,
+        )
 
     def _read(self) -> _Record:
         raw = self._disk.read(_FILE)
@@ -130,11 +203,13 @@ class Identity:
             record = msgspec.json.decode(body, type=_Record)
         except msgspec.MsgspecError as error:
             raise Corrupt(f"{_FILE}: {error}") from error
-        if record.format != 1:
+        if record.format not in (1, 2):
             raise StartRefused(f"{_FILE} is of format {record.format}, written by a later version")
         return record
 
     def _write(self, record: _Record) -> _Record:
+        new = record.address or record.addresses or record.cluster or record.joined or record.removed
+        record = structs.replace(record, format=2 if new else 1)
         body = msgspec.json.encode(record)
         file = self._disk.open_append(_FILE + ".tmp", truncate_to=0)
         try:
@@ -149,48 +224,59 @@ class Identity:
     # -- the handshake ---------------------------------------------------------------------------------------------
 
     def hello(self, peer: str) -> bytes:
-        return msgspec.msgpack.encode(
-            _Hello(
-                protocol=PROTOCOL_VERSION,
-                me=self._config.me,
-                target=peer,
-                cluster=self._cluster,
-                incarnation=self._record.incarnation,
-                rejoined=self._record.rejoined,
-                peers=self._record.peers,
-            )
+        record = self._record
+        hello = _Hello(
+            protocol=PROTOCOL_VERSION,
+            me=record.me,
+            target=peer,
+            cluster=self.cluster,
+            incarnation=record.incarnation,
+            rejoined=record.rejoined,
+            peers=record.peers,
+            address=record.address,
         )
+        fields = list(msgspec.to_builtins(hello))
+        return msgspec.msgpack.encode(fields if record.address else fields[:-1])
 
-    def check(self, hello: bytes) -> tuple[str, bool]:
-        """The peer's id, and whether it came back with a new data directory; ValueError with the reason otherwise.
+    def check(self, hello: bytes) -> "Acquaintance":
+        """Whom a hello is from; ValueError with the reason where it is not welcome.
 
-        What is learnt is on disk before this returns."""
+        What is learnt of incarnations is on disk before this returns."""
         try:
             theirs = _hello_decoder.decode(hello)
         except msgspec.MsgspecError as error:
             raise ValueError(f"not a hello of this protocol: {error}") from error
-        config = self._config
+        me = self._record.me
         if theirs.protocol != PROTOCOL_VERSION:
-            raise ValueError(f"server {config.me} speaks protocol {PROTOCOL_VERSION}, not {theirs.protocol}")
-        if theirs.cluster != self._cluster:
-            raise ValueError(f"server {config.me} belongs to another cluster: its peers are {', '.join(sorted(config.members))}")
-        if theirs.target != config.me:
-            raise ValueError(f"this is server {config.me}, not {theirs.target}")
-        if theirs.me == config.me or theirs.me not in config.members:
-            raise ValueError(f"server {config.me} has no peer {theirs.me}")
-        peers = self._record.peers
-        learnt = {m: i for m, i in theirs.peers.items() if m in config.members and m not in peers and m not in (config.me, theirs.me)}
+            raise ValueError(f"server {me} speaks protocol {PROTOCOL_VERSION}, not {theirs.protocol}")
+        if theirs.cluster != self.cluster:
+            raise ValueError(f"server {me} belongs to another cluster: its peers are {', '.join(sorted(self.known))}")
+        if theirs.target != me:
+            raise ValueError(f"this is server {me}, not {theirs.target}")
+        if theirs.me == me:
+            raise ValueError(f"this is server {me} itself")
+        if theirs.me in self.removed:
+            raise ValueError(f"{REMOVED}server {theirs.me}: {_EXPELLED}")
+        back_empty = self._take_incarnation(theirs)
+        return Acquaintance(theirs.me, theirs.address or theirs.me, back_empty)
+
+    def _take_incarnation(self, theirs: _Hello) -> bool:
+        """Remember who speaks; whether it came back with a new data directory. ValueError."""
+        peers, me = self._record.peers, self._record.me
+        learnt = {m: i for m, i in theirs.peers.items() if m in self.known and m not in peers and m not in (me, theirs.me)}
         known = peers.get(theirs.me)
         if known == theirs.incarnation:
             if learnt:
                 self._write(structs.replace(self._record, peers={**peers, **learnt}))
-            return theirs.me, False
+            return False
         retired = self._record.retired.get(theirs.me, [])
         if known is not None and (not theirs.rejoined or theirs.incarnation in retired):
             raise ValueError(
                 f"{IDENTITY_USED}server {theirs.me} was here before with another data directory ({known[:8]}, this one is "
                 f"{theirs.incarnation[:8]}); if its data is lost for good start it with --rejoin and an empty data directory"
             )
+        if known is None and len(peers) >= _MAX_KNOWN:
+            peers = {m: i for m, i in peers.items() if m in self.known}
         if known is not None:
             retired = [*retired, known][-_RETIRED_KEPT:]
         self._write(
@@ -200,9 +286,25 @@ class Identity:
                 retired={**self._record.retired, theirs.me: retired},
             )
         )
-        return theirs.me, known is not None
+        return known is not None
 
 
-def _cluster_hash(config: RaftConfig) -> str:
-    text = "\n".join([*sorted(config.members), str(config.max_replies)])
+class Acquaintance(NamedTuple):
+    """Whom a hello is from."""
+
+    id: str
+    address: str
+    back_empty: bool
+    """It came back with a new data directory."""
+
+
+_EXPELLED = (
+    "it was removed from the cluster, and a removed server never comes back under its old id. To use this machine again empty the data "
+    "directory, start it with --join, and add it with `kago cluster add`"
+)
+
+
+def cluster_mark(members: Iterable[str], max_replies: int) -> str:
+    """The mark of the cluster that begins with these members."""
+    text = "\n".join([*sorted(members), str(max_replies)])
     return f"{zlib.crc32(text.encode()):08x}{zlib.adler32(text.encode()):08x}"

@@ -20,7 +20,7 @@ import errno
 import logging
 import struct
 import zlib
-from typing import Any
+from typing import Any, Protocol
 
 from raft.contract import Disk
 from raft.errors import Corrupt, StartRefused
@@ -38,6 +38,16 @@ _LONGEST = 16 * 1024 * 1024
 
 LogEntry = tuple[bytes, int, int]
 """(command, index, term), as PySyncObj keeps them."""
+
+
+class Watcher(Protocol):
+    """Told of what happens to the log, as it happens."""
+
+    def added(self, command: bytes, index: int) -> None: ...
+    def cut(self, index: int) -> None:
+        """Nothing from `index` on is there any more."""
+
+    def cleared(self) -> None: ...
 
 
 class Journal:
@@ -65,6 +75,7 @@ class Journal:
         self._pending: list[bytes] = []
         self._failed: OSError | None = None
         self._closed = False
+        self.watcher: Watcher | None = None
         self._unvouched = False
         """Whether something stands in the file that no mark claims to be durable."""
         disk.remove(name + _FRESH)
@@ -201,15 +212,22 @@ class Journal:
     def add(self, command: bytes, idx: int, term: int) -> None:
         self._put(_ENTRY.pack(b"E", idx, term) + command)
         self._log.append((command, idx, term))
+        if self.watcher is not None:
+            self.watcher.added(command, idx)
 
     def clear(self) -> None:
         self._put(b"C")
         self._log = []
+        if self.watcher is not None:
+            self.watcher.cleared()
 
     def deleteEntriesFrom(self, entryFrom: int) -> None:
         if entryFrom < len(self._log):
-            self._put(_CUT.pack(b"T", self._log[entryFrom][1]))
+            index = self._log[entryFrom][1]
+            self._put(_CUT.pack(b"T", index))
             del self._log[entryFrom:]
+            if self.watcher is not None:
+                self.watcher.cut(index)
 
     def deleteEntriesTo(self, entryTo: int) -> None:
         """Compact: a new file holds the ballot and the entries from position `entryTo` on, and replaces the old one once it is durable.

@@ -6,26 +6,31 @@ sync covers everything of a step. Production drives the steps from the event loo
 """
 
 import logging
-import zlib
 from collections import deque
 from collections.abc import Callable
 from random import Random
 from typing import Any
 
+from msgspec import structs
+
 from raft import messages
 from raft.applier import Applier
+from raft.changes import Changes
+from raft.compaction import Compaction
 from raft.contract import Clock, Disk, LogStatus, RaftConfig, StateMachine, Wire
 from raft.engine import Engine
-from raft.errors import LogError, LogHalted, NoLeader, StartRefused
+from raft.errors import LogError, LogHalted, StartRefused
+from raft.graduation import Graduation
 from raft.guard import Guard
 from raft.handover import HandOver
-from raft.identity import IDENTITY_USED, Identity
+from raft.identity import IDENTITY_USED, REMOVED, Identity
 from raft.journal import Journal
+from raft.membership import Membership
 from raft.messages import Malformed, Message, Relayed, Told, decode
 from raft.pipeline import NEVER
 from raft.prevote import PreVotes
 from raft.proposals import Proposals
-from raft.reads import ReadDone, Reads
+from raft.reads import Reads
 from raft.replies import Replies
 from raft.router import Router
 from raft.snapshot import SnapshotSerializer, SnapshotStore
@@ -34,7 +39,6 @@ from raft.status import status_of
 _logger = logging.getLogger(__name__)
 _ANNOUNCE_S = 1.0
 _SOON_S = 0.05
-_SNAPSHOT_AGAIN_S = 5.0
 
 
 class Member:
@@ -53,7 +57,6 @@ class Member:
         on_fatal: Callable[[LogError], None] | None = None,
     ) -> None:
         _check(config)
-        self.config = config
         self.on_message: Callable[[str, bytes], None] | None = None
         self.on_role: Callable[[LogStatus], None] | None = None
         self.on_wake: Callable[[], None] = _nothing
@@ -64,34 +67,45 @@ class Member:
         self._inbox: deque[tuple[str, bytes]] = deque()
         self._told: deque[tuple[str, bytes]] = deque()
         self._promised = clock.monotonic()
-        self._announced_at = self._worked_at = self._snapshot_at = NEVER
-        self._snapshot_before: object = None
+        self._announced_at = self._worked_at = NEVER
         self._refusals: set[tuple[str, str]] = set()
         self._role_seen: tuple[bool, bool, bool, bool, str | None, int] | None = None
-        self._graduating = False
-        self._applied_waiters: list[tuple[int, float, ReadDone]] = []
-        self._stagger = 1.0 + 0.25 * (zlib.crc32(config.me.encode()) % 101) / 100
-
         # A process killed between a rename and its sync left it in the cache only; everything below is built on what is read now.
         disk.sync_directory()
         self.identity = Identity(config, disk, random)
+        self.membership = Membership(config, self.identity)
+        asked, self.config = config, structs.replace(config, me=self.identity.id)
+        config = self.config
         self.replies = Replies(config.max_replies)
-        self.guard = Guard(config, clock=clock, random=random, emit=self._emit)
-        self.guard.learner = self.identity.learner
+        self.guard = Guard(config, self.membership, clock=clock, random=random, emit=self._emit)
+        self.guard.learner = self.identity.learner and self.guard.on("learner")
         self.proposals = Proposals(config, self.guard, self.replies)
         self.hand_over = HandOver(self.guard, self.proposals)
+        self.changes = Changes(self.guard, self.hand_over)
         self.applier = Applier(machine, self.replies, self.proposals, dedupe=self.guard.on("dedupe"))
         self.store = SnapshotStore(disk)
         self.serializer = SnapshotSerializer(
-            self.store, capture=self.applier.capture, restore=self.applier.restore, executor=executor, ablate=config.ablate
+            self.store,
+            capture=self.applier.capture,
+            restore=self.applier.restore,
+            executor=executor,
+            configurations=self.membership,
+            ablate=config.ablate,
         )
         self.journal = Journal(disk, snapshot=self.store.latest_entries(), must_exist=self.identity.has_journal, ablate=config.ablate)
+        self.membership.open(self.store.latest.configuration if self.store.latest else None, self.journal[:])
+        self.journal.watcher = self.membership
+        self.membership.check_start(asked)
         self.identity.journal_made()
+        self.compaction = Compaction(config, self.journal, self.store, self.serializer)
         self.prevotes = PreVotes(self.guard)
         self.reads = Reads(self.guard, lambda: self.replies.applied)
-        self.router = Router(config.me, list(self.guard.peers), wire, self._reachable)
+        self.graduation = Graduation(self.guard, self.reads, self.identity, sync=self._synced_or_halted, halt=self.halt)
+        self.router = Router(config.me, wire, self._reachable)
         self.engine = Engine(config, self, journal=self.journal, serializer=self.serializer, clock=clock, random=random)
         self.guard.attach(self.engine, self.serializer)
+        self.membership.on_change = self._members_changed
+        self._members_changed()
         self._handlers = self._hearers()
 
     def _hearers(self) -> dict[type, Callable[[str, Any], None]]:
@@ -110,6 +124,8 @@ class Member:
             messages.Refused: self.proposals.on_refused,
             messages.AskRead: self.reads.on_ask,
             messages.ReadAt: self.reads.on_read_at,
+            messages.AskChange: self.changes.on_ask,
+            messages.Changed: self.changes.on_changed,
             messages.Told: self._on_told,
             messages.Reach: self.router.on_reach,
             messages.Relayed: self._on_relayed,
@@ -129,9 +145,29 @@ class Member:
     def apply(self, payload: bytes) -> None:
         self.applier.apply(payload)
 
+    def configured(self, index: int) -> None:
+        self.membership.applied(index)
+
+    def _members_changed(self) -> None:
+        """Who votes, who is sent to or who is dialled may be others now."""
+        members = self.membership
+        self.router.set_peers(members.peers)
+        self.guard.pipeline.set_peers(members.peers)
+        self.engine.set_members(members.other_voters, members.audience - members.voters)
+        self._wire.set_peers(members.peers)
+        self.router.settle()
+        self.on_wake()
+
     # -- WireEvents ------------------------------------------------------------------------------------------------
 
+    @property
+    def id(self) -> str:
+        return self.config.me
+
     def connected(self, peer: str) -> None:
+        if peer not in self.guard.peers:
+            self._wire.drop(peer)  # It was removed while it shook hands.
+            return
         self._heard(peer)
         self.router.connected(peer)
         self.on_wake()
@@ -151,7 +187,11 @@ class Member:
         if (peer, reason) not in self._refusals:
             self._refusals.add((peer, reason))
             _logger.warning("server %s refuses to talk to this one (%s): %s", peer, self.config.me, reason)
-        if reason.startswith(IDENTITY_USED):
+        if reason.startswith(REMOVED):
+            self.identity.expelled()
+            self.changes.expelled()
+            self.halt(StartRefused(reason.removeprefix(REMOVED)))
+        elif reason.startswith(IDENTITY_USED):
             self.halt(StartRefused(reason.removeprefix(IDENTITY_USED)))
 
     def introduce(self, peer: str) -> bytes:
@@ -159,7 +199,8 @@ class Member:
 
     def welcome(self, hello: bytes) -> str:
         try:
-            peer, came_back_empty = self.identity.check(hello)
+            peer, address, came_back_empty = self.identity.check(hello)
+            self.membership.met(peer, address)
         except OSError as error:
             self.halt(LogHalted(f"the identity file cannot be written: {error}"))
             raise ValueError("this server cannot write to its disk") from error
@@ -194,10 +235,11 @@ class Member:
             self._worked_at = now
             while self._inbox:
                 self._deliver(*self._inbox.popleft())
-            self._start_snapshot_if_due(now)
+            self.compaction.step(self.engine, now)
             self.engine.tick()
             self.hand_over.step(now)
-            self._graduate_if_due()
+            self.graduation.step(now)
+            self.changes.step(now)
             self.proposals.step(now)
             heartbeat = self.reads.step(now)
             if self.engine.is_leader:
@@ -227,11 +269,12 @@ class Member:
         if self._halted is not None:
             return
         for peer, message in out:
-            if not self.router.send(peer, message):
+            if peer in self.guard.peers and not self.router.send(peer, message):
                 self.guard.peers[peer].forget_flight()
         self.proposals.flush()
         self.reads.flush()
-        self._tell_applied()
+        self.changes.flush()
+        self.applier.flush(self._clock.monotonic())
         while self._told:
             sender, payload = self._told.popleft()
             if self.on_message is not None:
@@ -252,6 +295,10 @@ class Member:
         except (OSError, LogError) as error:
             self.halt(LogHalted(f"the journal cannot be written: {error}"))
 
+    def _synced_or_halted(self) -> bool:
+        self.sync_or_halt()
+        return self._halted is None
+
     def _late_sync(self) -> bool:
         """Ablation only: a leader that counts entries it has not made durable."""
         return not self.guard.on("selfack") and self.engine.is_leader and self._random.random() < 0.9
@@ -265,7 +312,7 @@ class Member:
             self._inbox
             or self._out
             or self._told
-            or (engine.is_leader and not self.guard.peers and engine.commit_index < engine.last_index)
+            or (engine.is_leader and not self.membership.other_voters and engine.commit_index < engine.last_index)
         ):
             return now
         due = self._announced_at + _ANNOUNCE_S if self.guard.peers else float("inf")
@@ -273,11 +320,14 @@ class Member:
             due = min(due, engine.heartbeat_due)
         else:
             due = min(due, max(engine.election_deadline, self.prevotes.due))
-        if self.proposals.pending or self.reads.pending or self._applied_waiters or self.serializer.busy or self.hand_over.pending:
+        waits = self.proposals.pending or self.reads.pending or self.changes.pending or self.hand_over.pending
+        if waits or self.applier.pending or self.serializer.busy:
             due = min(due, self._worked_at + _SOON_S)
         return due
 
     def _deliver(self, peer: str, frame: bytes, *, passed_on: bool = False) -> None:
+        if peer not in self.guard.peers:
+            return
         try:
             message = decode(frame)
             if passed_on and isinstance(message, Relayed):
@@ -306,41 +356,6 @@ class Member:
             self.engine.postpone_election()
         self._promised = now
 
-    def _start_snapshot_if_due(self, now: float) -> None:
-        journal, config = self.journal, self.config
-        long = len(journal) > config.snapshot_every_entries * self._stagger
-        if self.serializer.busy or not (long or journal.bytes_since_compaction > config.snapshot_every_bytes * self._stagger):
-            return
-        latest = self.store.latest_entries()
-        if latest == self._snapshot_before and now < self._snapshot_at + _SNAPSHOT_AGAIN_S:
-            return  # The last attempt came to nothing, as it does on a full disk: do not spend everything on trying.
-        self._snapshot_before, self._snapshot_at = latest, now
-        self.engine.compact()
-
-    def _graduate_if_due(self) -> None:
-        """A learner asks for a confirmed read; once it has applied that far it holds everything it may ever have acknowledged."""
-        if not self.guard.learner or self._graduating or self.engine.leader is None or not self.guard.leader_is_fresh():
-            return
-        self._graduating = True
-        self.reads.add(self._clock.monotonic() + 1.0, self._graduate)
-
-    def _graduate(self, outcome: int | LogError) -> None:
-        self._graduating = False
-        leader = self.engine.leader
-        if isinstance(outcome, int) and leader is not None and self.reads.confirmed_term == self.engine.term and self._halted is None:
-            # Its lost disk may have voted in this term; the only leader it can have voted for and that leads is this one.
-            self.engine.record_vote(leader)
-            self.sync_or_halt()
-            if self._halted is not None:
-                return
-            try:
-                self.identity.graduate()
-            except OSError as error:
-                self.halt(LogHalted(f"the identity file cannot be written: {error}"))
-                return
-            self.guard.learner = False
-            _logger.info("server %s has caught up and counts again", self.config.me)
-
     def halt(self, error: LogError) -> None:
         """Stop for good: nothing more is sent, everybody who waits is told."""
         if self._halted is not None:
@@ -353,9 +368,8 @@ class Member:
         self._wire.close()
         self.proposals.fail_all(told)
         self.reads.fail_all(told)
-        waiters, self._applied_waiters = self._applied_waiters, []
-        for _, _, done in waiters:
-            done(told)
+        self.changes.fail_all(told)
+        self.applier.fail_all(told)
         self.hand_over.end(taken=False)
         if self._on_fatal is not None and str(error) != "closed":
             self._on_fatal(error)
@@ -363,7 +377,7 @@ class Member:
     # -- news and leave-taking -------------------------------------------------------------------------------------
 
     def status(self) -> LogStatus:
-        return status_of(self.config, self.engine, self.guard, self.replies, self._clock.monotonic())
+        return status_of(self.config, self.identity.cluster, self.engine, self.guard, self.replies, self._clock.monotonic())
 
     def _tell_role(self) -> None:
         engine = self.engine
@@ -373,23 +387,8 @@ class Member:
             if self.on_role is not None:
                 self.on_role(self.status())
 
-    def _tell_applied(self) -> None:
-        if not self._applied_waiters:
-            return
-        now, applied, left = self._clock.monotonic(), self.replies.applied, []
-        for index, deadline, done in self._applied_waiters:
-            if applied >= index:
-                done(applied)
-            elif deadline <= now:
-                done(NoLeader(f"this server has applied {applied}, not {index}, in time"))
-            else:
-                left.append((index, deadline, done))
-        self._applied_waiters = left
-
 
 def _check(config: RaftConfig) -> None:
-    if config.me not in config.members:
-        raise StartRefused(f"{config.me} is not among the peers {', '.join(config.members)}")
     if len(set(config.members)) != len(config.members):
         raise StartRefused(f"a peer is named twice in {', '.join(config.members)}")
     if not 3 * config.heartbeat_s < config.election_min_s < config.election_max_s:

@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
-from raft.contract import LogStatus, MemberStatus, RaftConfig, Reply, Role, StateMachine
-from raft.errors import LogHalted, NoLeader, TooLarge
+from raft.contract import ChangeKind, LogStatus, MemberStatus, RaftConfig, Reply, Role, StateMachine
+from raft.errors import ChangeRefused, LogHalted, NoLeader, TooLarge
 from raft.replies import Replies
 
 _ME = "memory:0"
@@ -67,7 +67,7 @@ class MemoryLog:
             raft_last_index=applied,
             leader_contact_age_s=0.0,
             caught_up=True,
-            members=(MemberStatus(id=me, role="leader", raft_index=applied, contact_age_s=0.0),),
+            members=(MemberStatus(id=me, address=me, role="leader", raft_index=applied, contact_age_s=0.0),),
         )
 
     def tell_leader(self, payload: bytes) -> bool:
@@ -79,6 +79,10 @@ class MemoryLog:
 
     async def transfer_leadership(self, *, timeout_s: float = 2.0) -> bool:
         return False
+
+    async def change(self, kind: ChangeKind, subject: str = "", *, timeout_s: float = 10.0) -> str:
+        self._check_open()
+        raise ChangeRefused("precondition-failed", "this log is in the memory of one process: it has no other members")
 
     async def close(self) -> None:
         self._closed = True

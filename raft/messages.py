@@ -5,7 +5,7 @@ whose first item names one of the structures below; an unknown tag, a surplus fi
 `Malformed`, and the connection is closed.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -160,6 +160,26 @@ class Heartbeat(Struct, frozen=True, kw_only=True, array_like=True, forbid_unkno
     seq: Count
 
 
+Outcome = Literal["done", "refused", "again"]
+
+
+class AskChange(Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True, tag=18):
+    """To the leader: change the members."""
+
+    round: Count
+    kind: Literal["add", "remove", "lead"]
+    subject: Annotated[str, Meta(max_length=300)]
+
+
+class Changed(Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True, tag=19):
+    round: Count
+    outcome: Outcome
+    """again: this one does not lead; ask who does."""
+    reason: Annotated[str, Meta(max_length=100)]
+    text: Annotated[str, Meta(max_length=4000)]
+    """The id it was about, or why it was refused."""
+
+
 Message = (
     AppendEntries
     | SnapshotChunk
@@ -178,6 +198,8 @@ Message = (
     | Reach
     | Relayed
     | Heartbeat
+    | AskChange
+    | Changed
 )
 
 _encoder = msgspec.msgpack.Encoder()
@@ -223,14 +245,17 @@ __all__ = [
     "PROTOCOL_VERSION",
     "Ack",
     "AppendEntries",
+    "AskChange",
     "AskPreVote",
     "AskRead",
     "Batch",
+    "Changed",
     "Heartbeat",
     "HigherTerm",
     "LogEntry",
     "Malformed",
     "Message",
+    "Outcome",
     "PreVote",
     "Proposed",
     "Reach",

@@ -5,11 +5,12 @@ way to a peer, answers are matched to questions by sequence number and term, and
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from raft.contract import RaftConfig
 from raft.engine import Engine
+from raft.membership import Membership
 from raft.messages import MAX_APPEND_BYTES, Ack, AppendEntries, Heartbeat, LogEntry, Message, SnapshotChunk
 
 WINDOW_BYTES = 4 * 1024 * 1024
@@ -71,10 +72,12 @@ class Peer:
 class Pipeline:
     """Conversations with all peers of one replica."""
 
-    def __init__(self, config: RaftConfig, emit: Callable[[str, Message], None]) -> None:
+    def __init__(self, config: RaftConfig, membership: Membership, emit: Callable[[str, Message], None]) -> None:
         self.config = config
         self.emit = emit
-        self.peers = {member: Peer() for member in sorted(config.members) if member != config.me}
+        self.peers: dict[str, Peer] = {}
+        """By id, in order; members, and whoever else of this cluster talks with us."""
+        self._membership = membership
         self._sent = (0, 0, 0)
         self._unblocked: set[str] = set()
         self.engine: Engine
@@ -83,6 +86,15 @@ class Pipeline:
     def attach(self, engine: Engine, transmission: Transmission) -> None:
         self.engine = engine
         self.transmission = transmission
+
+    def set_peers(self, ids: Iterable[str]) -> None:
+        """Talk with these and no others."""
+        kept = {id: self.peers.get(id) or Peer() for id in sorted(ids)}
+        for id in self.peers.keys() - kept.keys():
+            self.transmission.cancelTransmisstion(id)
+        self.peers.clear()
+        self.peers.update(kept)
+        self._unblocked &= kept.keys()
 
     # -- the wire's news -------------------------------------------------------------------------------------------
 
@@ -114,7 +126,7 @@ class Pipeline:
     def send_log(self) -> None:
         self._sent = (self.engine.last_index, self.engine.commit_index, self.engine.term)
         for peer, state in self.peers.items():
-            if state.connected:
+            if state.connected and peer in self._membership.audience:
                 self._send_to(peer, state)
             else:
                 self.transmission.cancelTransmisstion(peer)
@@ -124,7 +136,7 @@ class Pipeline:
         unblocked, self._unblocked = self._unblocked, set()
         if self.engine.is_leader:
             for peer in sorted(unblocked):
-                if self.peers[peer].connected:
+                if self.peers[peer].connected and peer in self._membership.audience:
                     self._send_to(peer, self.peers[peer])
 
     def _send_to(self, peer: str, state: Peer) -> None:
@@ -206,7 +218,7 @@ class Pipeline:
 
     def on_ack(self, peer: str, message: Ack) -> None:
         engine = self.engine
-        if not engine.is_leader or (message.term != engine.term and self._on("term")):
+        if not engine.is_leader or peer not in self._membership.audience or (message.term != engine.term and self._on("term")):
             return
         state = self.peers[peer]
         state.answered(message.seq)

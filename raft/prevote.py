@@ -6,6 +6,7 @@ A member says yes if it hears no leader either (nothing for `election_min_s`, or
 and the asker's log is good enough. Votes themselves stay strictly Raft's.
 """
 
+from raft.configuration import is_majority
 from raft.guard import Guard
 from raft.messages import FIRST_NUMBERS, AskPreVote, HigherTerm, PreVote
 from raft.pipeline import NEVER
@@ -45,10 +46,10 @@ class PreVotes:
     def may_campaign(self) -> bool:
         """The gate in front of becoming a candidate."""
         guard = self._guard
-        if guard.learner:
+        if guard.learner or not guard.membership.is_voter:
             guard.engine.postpone_election()
             return False
-        if not guard.peers or guard.engine.handing_over:
+        if not guard.membership.other_voters or guard.engine.handing_over:
             return True
         if not guard.on("prevote"):
             return any(state.connected for state in guard.peers.values())
@@ -70,7 +71,7 @@ class PreVotes:
         self._ask_at = now + base * (1 + 2 * guard.random.random())
         engine = guard.engine
         for peer, state in guard.peers.items():
-            if state.connected:
+            if state.connected and peer in guard.membership.voters:
                 guard.emit(
                     peer, AskPreVote(round=self._round, term=engine.term + 1, last_index=engine.last_index, last_term=engine.last_term)
                 )
@@ -94,4 +95,4 @@ class PreVotes:
     def on_granted(self, peer: str, message: PreVote) -> None:
         if message.round == self._round and self._granted:
             self._granted.add(peer)
-            self._won = 2 * len(self._granted) > len(self._guard.peers) + 1
+            self._won = is_majority(self._granted, self._guard.membership.voters)

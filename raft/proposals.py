@@ -53,10 +53,13 @@ class Proposals:
         self._checked_at = 0.0
         self._sent = 0
         self._resolved: list[tuple[Done, Reply | LogError]] = []
-        self._window = max(1, config.max_replies // (2 * len(config.members)))
-        """Proposals of one replica in logs or on the way: all replicas' together must fit into the table of replies."""
         self.paused = False
         """Leadership is being handed over: nothing more enters the log."""
+
+    @property
+    def _window(self) -> int:
+        """Proposals of one replica in logs or on the way: all replicas' together must fit into the table of replies."""
+        return max(1, self._config.max_replies // (2 * max(1, len(self._guard.membership.seats))))
 
     # -- in --------------------------------------------------------------------------------------------------------
 

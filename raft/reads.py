@@ -6,6 +6,7 @@ their own state once they have applied that far. All reads waiting in a step sha
 
 from collections.abc import Callable
 
+from raft.configuration import is_majority
 from raft.errors import LogError, NoLeader
 from raft.guard import Guard
 from raft.messages import FIRST_NUMBERS, AskRead, ReadAt
@@ -88,8 +89,8 @@ class Reads:
         current, guard = self._confirming, self._guard
         if current is None or current.term != guard.engine.term:
             return
-        echoes = 1 + sum(guard.peers[peer].acked_seq >= seq for peer, seq in current.wanted.items())
-        if 2 * echoes > len(guard.peers) + 1:
+        echoes = {peer for peer, seq in current.wanted.items() if peer in guard.peers and guard.peers[peer].acked_seq >= seq}
+        if is_majority(echoes | {guard.membership.me}, guard.membership.voters):
             self._confirming = None
             self._confirmed += [(current.index, ticket) for ticket in current.tickets]
             for peer, number in current.askers:

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any, TypeVar
 
-from raft.contract import Clock, Disk, RaftConfig, Reply, StateMachine, Wire
+from raft.changes import ChangeDone
+from raft.contract import ChangeKind, Clock, Disk, RaftConfig, Reply, StateMachine, Wire
 from raft.errors import LogError, LogHalted
 from raft.member import Member
 from raft.messages import Told
@@ -81,7 +82,7 @@ class Replica(Member):
         if self.replies.applied >= index:
             return self.replies.applied
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._applied_waiters.append((index, self._clock.monotonic() + timeout_s, _settle(future)))
+        self.applier.wait(index, self._clock.monotonic() + timeout_s, _settle(future))
         self.on_wake()
         return await future
 
@@ -94,7 +95,7 @@ class Replica(Member):
             return False
         if leader == self.config.me:
             self._told.append((leader, payload))
-        elif self.guard.peers[leader].connected:
+        elif leader in self.guard.peers and self.guard.peers[leader].connected:
             self._emit(leader, Told(payload=payload))
         else:
             return False
@@ -112,6 +113,19 @@ class Replica(Member):
             return False
         self.hand_over.begin(self._clock.monotonic() + timeout_s, done)
         self.on_wake()
+        return await future
+
+    def ask_change(self, kind: ChangeKind, subject: str, deadline: float, done: ChangeDone) -> None:
+        """The core of `change`."""
+        if self._halted is not None:
+            done(self._why_halted())
+            return
+        self.changes.ask(kind, subject, deadline, done)
+        self.on_wake()
+
+    async def change(self, kind: ChangeKind, subject: str = "", *, timeout_s: float = 10.0) -> str:
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.ask_change(kind, subject, self._clock.monotonic() + timeout_s, _settle(future))
         return await future
 
     async def close(self) -> None:

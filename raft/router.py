@@ -5,7 +5,7 @@ the leader nor be able to serve. Members tell each other whom they reach, and pa
 its messages may be late, and each carries what is needed to judge it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from raft.contract import Wire
 from raft.messages import Message, Reach, Relayed, encode
@@ -14,14 +14,32 @@ from raft.messages import Message, Reach, Relayed, encode
 class Router:
     """Sends frames directly or over a third member, and says who can be reached."""
 
-    def __init__(self, me: str, peers: list[str], wire: Wire, on_change: Callable[[str, bool], None]) -> None:
+    def __init__(self, me: str, wire: Wire, on_change: Callable[[str, bool], None]) -> None:
         self._me = me
-        self._peers = peers
+        self._peers: list[str] = []
         self._wire = wire
         self._on_change = on_change
         self._direct: set[str] = set()
         self._reach: dict[str, frozenset[str]] = {}
         self._reachable: set[str] = set()
+
+    def set_peers(self, ids: Iterable[str]) -> None:
+        """Talk with these and no others; called before those that go are forgotten elsewhere."""
+        peers = sorted(ids)
+        if peers == self._peers:
+            return
+        for gone in sorted(set(self._peers) - set(peers)):
+            self._direct.discard(gone)
+            self._reach.pop(gone, None)
+            if gone in self._reachable:
+                self._reachable.discard(gone)
+                self._on_change(gone, False)
+        self._peers = peers
+        self._reach = {via: frozenset(id for id in reached if id in peers) for via, reached in self._reach.items()}
+
+    def settle(self) -> None:
+        """See who can be reached now, after `set_peers`."""
+        self._settle()
 
     def connected(self, peer: str) -> None:
         # A new connection is a new conversation: whatever was on its way over the old one is lost.

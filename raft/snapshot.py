@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Struct
 from pysyncobj.config import SERIALIZER_STATE
 
+from raft.configuration import Configuration
 from raft.contract import Disk
 from raft.errors import Corrupt
 from raft.journal import LogEntry
@@ -42,11 +43,20 @@ class Executor(Protocol):
     def submit(self, fn: Callable[[], int], /) -> "Future[int]": ...
 
 
+class Configurations(Protocol):
+    """Where the members at a log index are known."""
+
+    def carried_by(self, index: int) -> tuple[int, Configuration] | None: ...
+    def based_on(self, base: tuple[int, Configuration] | None) -> None: ...
+
+
 class Header(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Where in the log a snapshot stands: the last two entries it covers, which PySyncObj keeps in its log."""
 
     before: LogEntry
     last: LogEntry
+    configuration: tuple[int, Configuration] | None = None
+    """In force at `last`, and where in the log it stands; left out while the cluster is as it began, as it was before there was one."""
 
     @property
     def index(self) -> int:
@@ -178,6 +188,7 @@ class SnapshotSerializer:
         capture: Callable[[], Callable[[], Iterator[bytes]]],
         restore: Callable[[Iterable[bytes]], None],
         executor: Executor | None,
+        configurations: Configurations,
         ablate: frozenset[str] = frozenset(),
         transfer_bytes: int = TRANSFER_BYTES,
     ) -> None:
@@ -185,6 +196,7 @@ class SnapshotSerializer:
         self._capture = capture
         self._restore = restore
         self._executor = executor
+        self._configurations = configurations
         self._ablate = ablate
         self._transfer_bytes = transfer_bytes
         self._writing: tuple[Header, Future[int]] | None = None
@@ -206,7 +218,7 @@ class SnapshotSerializer:
     def serialize(self, data: tuple[object, LogEntry, LogEntry, object], id: int) -> None:
         if self._writing is not None:
             return
-        header = Header(before=data[2], last=data[1])
+        header = Header(before=data[2], last=data[1], configuration=self._configurations.carried_by(data[1][1]))
         chunks = self._capture()
 
         def job() -> int:
@@ -245,6 +257,7 @@ class SnapshotSerializer:
         data = self._store.read()
         header, chunks = parse(data)
         self._restore(chunks)
+        self._configurations.based_on(header.configuration)
         return None, header.last, header.before, frozenset()
 
     # -- sending and receiving one ---------------------------------------------------------------------------------
@@ -310,7 +323,7 @@ def _name(index: int) -> str:
 
 
 def _pieces(header: Header, chunks: Iterable[bytes]) -> Iterator[bytes]:
-    encoded = msgspec.msgpack.encode(header)
+    encoded = msgspec.msgpack.encode(header if header.configuration is not None else (header.before, header.last))
     yield MAGIC + _LENGTH.pack(len(encoded)) + encoded
     for chunk in chunks:
         yield _LENGTH.pack(len(chunk)) + chunk
@@ -329,7 +342,10 @@ def parse(data: bytes) -> tuple[Header, Iterator[bytes]]:
         raise ValueError(f"its checksum does not match its {len(data)} bytes")
     length = _LENGTH.unpack_from(data, len(MAGIC))[0]
     start = len(MAGIC) + _LENGTH.size
-    header = _header_decoder.decode(view[start : start + length])
+    try:
+        header = _header_decoder.decode(view[start : start + length])
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"its header cannot be read, perhaps of a later version: {error}") from error
     at = start + length
     while at < end:
         at += _LENGTH.size + _LENGTH.unpack_from(data, at)[0]

@@ -1,5 +1,6 @@
 """What a replica can say about itself and the others without asking anybody."""
 
+from raft.configuration import Seat
 from raft.contract import LogStatus, MemberStatus, RaftConfig, Role
 from raft.engine import Engine
 from raft.guard import Guard
@@ -9,8 +10,10 @@ from raft.replies import Replies
 _DOWN_AFTER_S = 3.0
 
 
-def status_of(config: RaftConfig, engine: Engine, guard: Guard, replies: Replies, now: float) -> LogStatus:
-    role = Role.LEARNER if guard.learner else Role.LEADER if engine.is_leader else Role.CANDIDATE if engine.is_candidate else Role.FOLLOWER
+def status_of(config: RaftConfig, cluster: str, engine: Engine, guard: Guard, replies: Replies, now: float) -> LogStatus:
+    members = guard.membership
+    learner = guard.learner or not members.is_voter
+    role = Role.LEARNER if learner else Role.LEADER if engine.is_leader else Role.CANDIDATE if engine.is_candidate else Role.FOLLOWER
     heard = guard.leader_seen != NEVER
     lost = guard.leader_gone or now - guard.leader_seen > config.leader_fallback_s
     leader = config.me if engine.is_leader else None if lost else engine.leader
@@ -27,19 +30,28 @@ def status_of(config: RaftConfig, engine: Engine, guard: Guard, replies: Replies
         raft_last_index=engine.last_index,
         leader_contact_age_s=age,
         caught_up=caught_up,
-        members=tuple(_member(member, config, engine, guard, role, leader, now) for member in sorted(config.members)),
+        members=tuple(_member(seat, config, engine, guard, role, leader, now) for seat in members.latest.seats),
+        cluster=cluster,
     )
 
 
-def _member(member: str, config: RaftConfig, engine: Engine, guard: Guard, role: Role, leader: str | None, now: float) -> MemberStatus:
+def _member(seat: Seat, config: RaftConfig, engine: Engine, guard: Guard, role: Role, leader: str | None, now: float) -> MemberStatus:
+    member, address = seat.id, guard.membership.address_of(seat.id)
     if member == config.me:
-        return MemberStatus(id=member, role=str(role), raft_index=engine.last_index, contact_age_s=0.0)
-    peer = guard.peers[member]
-    age = None if peer.heard_at == NEVER else now - peer.heard_at
-    if not peer.connected or age is None or age > _DOWN_AFTER_S:
+        return MemberStatus(id=member, address=address, voter=seat.voter, role=str(role), raft_index=engine.last_index, contact_age_s=0.0)
+    peer = guard.peers.get(member)
+    age = None if peer is None or peer.heard_at == NEVER else now - peer.heard_at
+    if peer is None or not peer.connected or age is None or age > _DOWN_AFTER_S:
         known = "down"
     elif member == leader:
         known = "leader"
     else:
-        known = "learner" if peer.learner and engine.is_leader else "follower"
-    return MemberStatus(id=member, role=known, raft_index=engine.match_index(member) if engine.is_leader else 0, contact_age_s=age)
+        known = "learner" if not seat.voter or (peer.learner and engine.is_leader) else "follower"
+    return MemberStatus(
+        id=member,
+        address=address,
+        voter=seat.voter,
+        role=known,
+        raft_index=engine.match_index(member) if engine.is_leader else 0,
+        contact_age_s=age,
+    )

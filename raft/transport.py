@@ -12,7 +12,7 @@ import logging
 import socket
 import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any, cast
 
@@ -185,50 +185,93 @@ class AsyncioWire:
 
     def __init__(
         self,
-        me: str,
-        members: tuple[str, ...],
         *,
         clock: Clock,
         random: Random,
         server_ssl: ssl.SSLContext | None = None,
         client_ssl: ssl.SSLContext | None = None,
         peer_name: PeerName | None = None,
-        bind: str | None = None,
+        insecure: bool = False,
     ) -> None:
         self.clock = clock
         self.events: WireEvents
-        self._me = me
-        self._peers = [member for member in sorted(members) if member != me]
+        self._me = ""
+        self._addresses: dict[str, str] = {}
+        """Of the peers, by id."""
         self._random = random
         self._server_ssl, self._client_ssl = server_ssl, client_ssl
         self._peer_name = peer_name
-        self._bind = bind or me
+        self._insecure = insecure
+        self._bind = ""
+        self._dialling: dict[str, asyncio.Task[None]] = {}
         self._links: dict[str, _Link] = {}
         self._strangers: set[_Link] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._sockets: list[socket.socket] = []
         self._server: asyncio.Server | None = None
+        self._opening = False
         self._closed = False
 
-    async def listen(self) -> None:
-        """Bind before anything else, so that a taken port is an error of the start. OSError."""
-        if self._peers:
-            host, port = split_address(self._bind)
-            self._server = await asyncio.get_running_loop().create_server(
-                lambda: _Link(self, None), host, port, ssl=self._server_ssl, start_serving=False, backlog=128,
-                ssl_handshake_timeout=_HANDSHAKE_S if self._server_ssl is not None else None,
-            )
+    async def listen(self, bind: str) -> None:
+        """Bind before `start`, so that a taken port is an error of the start; one without peers binds when it gets one.
+
+        OSError, StartRefused."""
+        self._bind = bind
+        if self._addresses:
+            await self._open_port()
+
+    async def _open_port(self) -> None:
+        refuse_open_port(self._bind, insecure=self._insecure, encrypted=self._server_ssl is not None)
+        host, port = split_address(self._bind)
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: _Link(self, None), host, port, ssl=self._server_ssl, start_serving=False, backlog=128,
+            ssl_handshake_timeout=_HANDSHAKE_S if self._server_ssl is not None else None,
+        )
+
+    async def _open_port_late(self) -> None:
+        """The first peer came: before that nobody had any business here."""
+        said = ""
+        while self._server is None:
+            try:
+                await self._open_port()
+            except (OSError, StartRefused) as error:
+                if str(error) != said:
+                    _logger.error("server %s cannot listen on %s: %s; trying on", self._me, self._bind, error)
+                said = str(error)
+                await asyncio.sleep(1.0)
+        await self._server.start_serving()
 
     # -- contract.Wire ---------------------------------------------------------------------------------------------
 
     def start(self, events: WireEvents) -> None:
-        self.events = events
+        self.events, self._me = events, events.id
         loop = asyncio.get_running_loop()
         if self._server is not None:
             self._tasks.append(loop.create_task(self._server.start_serving()))
-        self._tasks += [loop.create_task(self._keep_dialling(peer), name=f"dial {peer}") for peer in self._peers]
-        if self._peers:
-            self._tasks.append(loop.create_task(self._watch(), name="watch silence"))
+        self._tasks.append(loop.create_task(self._watch(), name="watch silence"))
+        self._dial()
+
+    def set_peers(self, addresses: Mapping[str, str]) -> None:
+        gone = self._addresses.keys() - addresses.keys()
+        self._addresses = dict(addresses)
+        for peer in sorted(gone):
+            task, link = self._dialling.pop(peer, None), self._links.pop(peer, None)
+            if task is not None:
+                task.cancel()
+            if link is not None:
+                link.close()
+                self.events.disconnected(peer, by_peer=False)
+        if self._me and not self._closed:
+            self._dial()
+
+    def _dial(self) -> None:
+        """See to it that every peer is dialled, and that they can dial us."""
+        loop = asyncio.get_running_loop()
+        for peer in sorted(self._addresses.keys() - self._dialling.keys()):
+            self._dialling[peer] = loop.create_task(self._keep_dialling(peer), name=f"dial {peer}")
+        if self._addresses and self._server is None and not self._opening:
+            self._opening = True
+            self._tasks.append(loop.create_task(self._open_port_late(), name="listen"))
 
     def send(self, peer: str, frame: bytes) -> bool:
         link = self._links.get(peer)
@@ -253,7 +296,7 @@ class AsyncioWire:
         self._closed = True
         if self._server is not None:
             self._server.close()
-        for task in self._tasks:
+        for task in [*self._tasks, *self._dialling.values()]:
             task.cancel()
         for link in [*self._links.values(), *self._strangers]:
             link.close()
@@ -302,8 +345,7 @@ class AsyncioWire:
 
     async def _keep_dialling(self, peer: str) -> None:
         loop = asyncio.get_running_loop()
-        host, port = split_address(peer)
-        failing = False
+        failing = ""
         if self._me > peer:
             # The lower id's connection is the one that stays: let it come first.
             await asyncio.sleep(0.3 + 0.3 * self._random.random())
@@ -315,15 +357,18 @@ class AsyncioWire:
                 pause = 0.2
                 await asyncio.sleep(pause * (0.1 + self._random.random()))
                 continue
+            address = self._addresses[peer]
             link = _Link(self, peer)
             try:
+                host, port = split_address(address)
                 async with asyncio.timeout(_DIAL_S):
                     await loop.create_connection(lambda link=link: link, host, port, ssl=self._client_ssl)
-                failing = False
-            except (OSError, TimeoutError) as error:
-                if not failing:
-                    _logger.info("server %s cannot reach %s: %s; trying on", self._me, peer, error or "time-out")
-                failing = True
+                failing = ""
+            except (OSError, TimeoutError, StartRefused) as error:
+                if failing != address:
+                    where = peer if peer == address else f"{peer} at {address}"
+                    _logger.info("server %s cannot reach %s: %s; trying on", self._me, where, error or "time-out")
+                failing = address
             else:
                 await asyncio.shield(link.ended) if not link.open else None
             if peer not in self._links:

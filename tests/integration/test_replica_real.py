@@ -318,6 +318,8 @@ def test_a_taken_port_is_an_error_of_the_start() -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             address = f"127.0.0.1:{taken.getsockname()[1]}"
             with pytest.raises(OSError, match="in use"):
-                await AsyncioWire(address, (address, "127.0.0.1:1"), clock=_Clock(), random=random.Random()).listen()
+                wire = AsyncioWire(clock=_Clock(), random=random.Random())
+                wire.set_peers({"127.0.0.1:1": "127.0.0.1:1"})
+                await wire.listen(address)
 
     asyncio.run(told())

@@ -4,7 +4,7 @@
 busy process hears late, and a process that was killed never. A kill lets the peer see the close; a power loss or a cut lets it see nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Protocol
 
@@ -173,6 +173,9 @@ class SimWire:
             if peer != self._me:
                 self._redial(peer, self._chance.uniform(0.0, 0.02))
         self._watch_idle()
+
+    def set_peers(self, addresses: Mapping[str, str]) -> None:
+        self.addresses = dict(addresses)
 
     def send(self, peer: str, frame: bytes) -> bool:
         network, me = self.network, self._me

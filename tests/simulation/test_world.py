@@ -88,7 +88,7 @@ class Talker:
     """A process that only listens: `WireEvents` and the network's host in one."""
 
     def __init__(self, name: str, world: World, network: Network) -> None:
-        self.name = name
+        self.name = self.id = name
         self.powered = True
         self.alive = True
         self.heard: list[tuple[str, bytes]] = []

@@ -1,10 +1,10 @@
 """Three replicas in one process on fakes of their seams: a clock that is moved by hand, disks of bytes, wires that can be cut."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from random import Random
 
-from raft.contract import File, RaftConfig, Reply, WireEvents
+from raft.contract import ChangeKind, File, Invitation, RaftConfig, Reply, Seat, WireEvents
 from raft.errors import LogError
 from raft.replica import Replica
 
@@ -77,11 +77,18 @@ class MemoryWire:
     def __init__(self, cluster: "Cluster", me: str) -> None:
         self.cluster, self.me = cluster, me
         self.events: WireEvents | None = None
+        self.addresses: dict[str, str] = {}
         self.sent: list[tuple[str, bytes]] = []
         self.closed = False
 
     def start(self, events: WireEvents) -> None:
         self.events = events
+
+    def set_peers(self, addresses: Mapping[str, str]) -> None:
+        gone = self.addresses.keys() - addresses.keys()
+        self.addresses = dict(addresses)
+        for peer in sorted(gone):
+            self.cluster.disconnect(self.me, peer, by="")
 
     def send(self, peer: str, frame: bytes) -> bool:
         self.sent.append((peer, frame))
@@ -98,7 +105,7 @@ class MemoryWire:
 
     def close(self) -> None:
         self.closed = True
-        for peer in MEMBERS:
+        for peer in sorted(self.cluster.disks):
             self.cluster.disconnect(self.me, peer, by=self.me)
 
 
@@ -128,7 +135,7 @@ class Outcome:
     def __init__(self) -> None:
         self.told: list[object] = []
 
-    def __call__(self, outcome: Reply | LogError | int) -> None:
+    def __call__(self, outcome: Reply | LogError | int | str) -> None:
         self.told.append(outcome)
 
     @property
@@ -154,13 +161,24 @@ class Cluster:
         self.wires: dict[str, MemoryWire] = {}
         self.machines: dict[str, ListMachine] = {}
         self.fatal: dict[str, LogError] = {}
+        self.addresses: dict[str, str] = {}
         for member in members:
             self.start(member)
 
-    def start(self, member: str, *, rejoin: bool = False) -> None:
+    def start(self, member: str, *, rejoin: bool = False, address: str = "", invitation: Invitation | None = None) -> None:
+        """`address`: where it is reached, if not under its id."""
         self.fatal.pop(member, None)
         wire, machine = MemoryWire(self, member), ListMachine()
-        config = RaftConfig(me=member, members=self.members, ablate=self.ablate, rejoin=rejoin, **self.settings)  # type: ignore[arg-type]
+        self.addresses[member] = address or member
+        self.disks.setdefault(member, MemoryDisk())
+        config = RaftConfig(
+            me=address or member,
+            members=() if invitation else self.members,
+            ablate=self.ablate,
+            rejoin=rejoin,
+            invitation=invitation,
+            **self.settings,  # type: ignore[arg-type]
+        )
         replica = Replica(
             config,
             machine,
@@ -177,7 +195,7 @@ class Cluster:
         """As kill -9 does: the process is gone, the kernel closes its connections."""
         self.wires[member].closed = True
         del self.replicas[member]
-        for peer in self.members:
+        for peer in sorted(self.disks):
             self.disconnect(member, peer, by=member)
 
     def cut(self, a: str, b: str, *, seen: bool = True) -> None:
@@ -204,7 +222,13 @@ class Cluster:
             for b in alive:
                 link = (a, b)
                 if a < b and link not in self.links and link not in self.blocked and not self.wires[a].closed and not self.wires[b].closed:
-                    self._shake_hands(a, b)
+                    if self._dials(a, b):
+                        self._shake_hands(a, b)
+                    elif self._dials(b, a):
+                        self._shake_hands(b, a)
+
+    def _dials(self, a: str, b: str) -> bool:
+        return self.wires[a].addresses.get(b) == self.addresses[b]
 
     def _shake_hands(self, a: str, b: str) -> None:
         for me, peer in ((a, b), (b, a)):
@@ -213,7 +237,7 @@ class Cluster:
             except ValueError as error:
                 self.replicas[peer].handshake_refused(me, str(error))
                 return
-        self.links.add((a, b))
+        self.links.add((min(a, b), max(a, b)))
         for me, peer in ((a, b), (b, a)):
             self.replicas[me].connected(peer)
 
@@ -278,3 +302,30 @@ class Cluster:
         outcome = Outcome()
         self.replicas[member].read(self.clock.now + timeout_s, outcome)
         return outcome
+
+    # -- members ---------------------------------------------------------------------------------------------------
+
+    def change(self, at: str, kind: ChangeKind, subject: str = "", *, timeout_s: float = 5.0) -> Outcome:
+        outcome = Outcome()
+        self.replicas[at].ask_change(kind, subject, self.clock.now + timeout_s, outcome)
+        return outcome
+
+    def changed(self, at: str, kind: ChangeKind, subject: str = "", *, timeout_s: float = 5.0) -> object:
+        """What the change came to: an id, or the error."""
+        outcome = self.change(at, kind, subject, timeout_s=timeout_s)
+        self.until(lambda: bool(outcome.told), timeout_s + 1)
+        return outcome.told[0]
+
+    def invitation(self, id: str, by: str) -> Invitation:
+        """What a server that joins as `id` is told."""
+        status = self.replicas[by].status()
+        seats = tuple(Seat(member.id, member.address, member.voter) for member in status.members)
+        return Invitation(cluster=status.cluster, id=id, seats=seats)
+
+    def grow(self, address: str, *, at: str) -> str:
+        """A new member, until it votes; its id."""
+        id = self.changed(at, ChangeKind.ADD, address)
+        assert isinstance(id, str), id
+        self.start(id, address=address, invitation=self.invitation(id, at))
+        self.until(lambda: all(id in replica.membership.voters for replica in self.replicas.values()))
+        return id

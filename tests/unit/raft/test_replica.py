@@ -284,12 +284,15 @@ def test_a_learner_neither_votes_nor_counts() -> None:
     assert cluster.replicas[lost].status().role is Role.LEARNER
 
 
-def test_other_peers_on_an_existing_directory_are_refused() -> None:
+def test_peers_that_share_nobody_with_the_data_directory_are_refused_others_are_overruled() -> None:
     cluster = Cluster()
     cluster.kill("a:1")
-    cluster.members = ("a:1", "b:1", "d:1")
-    with pytest.raises(StartRefused, match="the peers it had"):
+    cluster.members = ("x:1", "y:1", "z:1")
+    with pytest.raises(StartRefused, match="none of them"):
         cluster.start("a:1")
+    cluster.members = ("a:1", "b:1", "d:1")
+    cluster.start("a:1")
+    assert cluster.replicas["a:1"].membership.voters == set(MEMBERS)
 
 
 def test_the_memory_log_keeps_the_same_contract() -> None:

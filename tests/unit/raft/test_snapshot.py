@@ -5,13 +5,17 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from itertools import count
+from random import Random
 
 import msgspec
 import pytest
 from pysyncobj.config import SERIALIZER_STATE
 
+from raft.contract import RaftConfig
 from raft.errors import Corrupt, StartRefused
+from raft.identity import Identity
 from raft.journal import Journal, LogEntry
+from raft.membership import Membership
 from raft.snapshot import MAGIC, Header, SnapshotSerializer, SnapshotStore, parse
 from tests.unit.raft.memory_disk import Died, MemoryDisk
 
@@ -61,10 +65,16 @@ class Member:
 
     def __init__(self, disk: MemoryDisk, *, ablate: frozenset[str] = frozenset()) -> None:
         self.chunks: list[bytes] = []
-        self.later = Later()
+        self.later, config = Later(), RaftConfig(me="a:1", members=("a:1",))
         self.store = SnapshotStore(disk)
         self.serializer = SnapshotSerializer(
-            self.store, capture=self.capture, restore=self.restore, executor=self.later, ablate=ablate, transfer_bytes=32
+            self.store,
+            capture=self.capture,
+            restore=self.restore,
+            executor=self.later,
+            configurations=Membership(config, Identity(config, MemoryDisk(), Random(1))),
+            ablate=ablate,
+            transfer_bytes=32,
         )
 
     def capture(self) -> Callable[[], Iterator[bytes]]:
