@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from tests.chaos.cluster import API_PORT, SERVERS, ChaosCluster
 from tests.chaos.load import Load, longest_gap
+from tests.chaos.record import check_record
 from tests.chaos.stage import STEADY, Fault, Stage
 from tests.chaos.user import Connection
 from tests.chaos.verdicts import Findings, check_nodes, check_state
@@ -103,6 +104,7 @@ class Campaign:
                 cluster.user.loop.call_soon_threadsafe(load.stop)
                 running.result(30)
             check_state(cluster, load, findings)
+            undecided = check_record(load, findings)
             check_nodes(cluster, before, stage.touched, findings)
             cluster.user.do(_clear(cluster, load))
         except Exception as error:  # whatever stands in the way of going on is a finding, and the next fault gets a cluster of its own

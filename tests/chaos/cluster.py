@@ -44,7 +44,14 @@ class ChaosCluster:
     """Three servers, `agents` agents, a user. `engines`: one of each agent's own; none: the process runtime."""
 
     def __init__(
-        self, directory: Path, *, agents: int = 2, with_docker: bool = False, failpoints: bool = False, snapshot_entries: int = 400
+        self,
+        directory: Path,
+        *,
+        agents: int = 2,
+        with_docker: bool = False,
+        failpoints: bool = False,
+        snapshot_entries: int = 400,
+        lease_s: float = 5.0,
     ) -> None:
         self.directory = directory
         self.agents = tuple(f"a{n + 1}" for n in range(agents))
@@ -57,7 +64,18 @@ class ChaosCluster:
         self.processes: dict[str, KagoProcess] = {}
         peers = ",".join(at[server] for server in SERVERS)
         for server in SERVERS:
-            words = ["serve", "--host", at[server], "--peers", peers, "--address", at[server], "--insecure"]
+            words = [
+                "serve",
+                "--host",
+                at[server],
+                "--peers",
+                peers,
+                "--address",
+                at[server],
+                "--insecure",
+                "--node-lease",
+                f"{lease_s:g}s",
+            ]
             self._add(server, words)
         for agent in self.agents:
             words = ["agent", "--name", self.node(agent), "--master", ",".join(self.urls.values()), "--address", at[agent]]

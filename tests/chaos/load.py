@@ -16,7 +16,7 @@ from msgspec import Struct
 from tests.chaos.user import Answer, Connection, NoAnswer, NotSent
 
 CLIENTS_A_SERVER = 2
-PAUSE_S = 0.03
+PAUSE_S = 0.04
 CALL_S = 4.0
 REGISTERS = 3
 AFTER_TROUBLE_S = 0.1

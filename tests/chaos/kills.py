@@ -1,0 +1,281 @@
+"""Kills servers and agents at every failpoint, again and again, under load, and judges as after every other fault.
+
+    python -m tests.chaos.kills --times 20 --out kills.jsonl      the points that were killed at least often come first
+    python -m tests.chaos.kills --report kills.jsonl
+
+Each server and each agent has its own failpoint armed, dies at it, and is started again; another is armed as soon as the cluster is
+whole. A cluster lives for a number of deaths and is then judged: nothing acknowledged lost or doubled, no container restarted that ran,
+none orphaned.
+"""
+
+import argparse
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from tests.chaos.campaign import IMAGE, deploy_steady
+from tests.chaos.cluster import API_PORT, SERVERS, ChaosCluster
+from tests.chaos.failpoints import AGENT, DOCKER, POLL_S, PROCESS, SERVER
+from tests.chaos.load import Load
+from tests.chaos.record import check_record
+from tests.chaos.stage import STEADY
+from tests.chaos.verdicts import Findings, check_nodes, check_state
+from tests.e2e.netns import why_none
+from tests.integration.engine import why_none as why_no_engine
+
+REACHED_S = 12.0
+"""A point not reached in that time is disarmed, and another has its turn."""
+PARCEL_S = 120.0
+"""So long a cluster's load runs before it is judged."""
+CHURN = "churn"
+REJOIN = "--rejoin"
+STARTING = ("restore", "register")
+"""Places that are come to at a start and hardly ever later."""
+INSTALLING = ("incoming", "receive.snapshot-piece")
+"""Those of a follower that gets a snapshot: it must have been away for long enough to need one."""
+SENDING = ("send.snapshot-piece",)
+VOTING = ("send.ask-vote", "send.vote")
+LEAVING = ("hand-over",)
+MEETING = ("identity",)
+"""Those of a server whose disk was lost, and that rejoins."""
+LEADING = ("send.entries", "receive.ack", "receive.proposals", "append", *SENDING, *LEAVING)
+FOLLOWING = ("send.ack", "send.proposals", "receive.entries", *VOTING, *INSTALLING, *MEETING)
+"""Those that only a leader, and that only a follower, comes to."""
+RARE = (*STARTING, *INSTALLING, *SENDING, *VOTING, *LEAVING, *MEETING)
+AWAY_S = 5.0
+LEASE_S = 60.0
+"""An agent that dies again and again may be silent for longer than the usual lease; here its pods must not be moved for that."""
+SNAPSHOT_ENTRIES = 120
+"""Few, so that a snapshot is made every few seconds."""
+
+
+class Parcel(Struct, frozen=True, kw_only=True):
+    """One cluster's load with deaths in it."""
+
+    at: float
+    deaths: dict[str, int]
+    calls: int
+    acknowledged: int
+    unknown: int
+    findings: Findings
+
+
+class Killer:
+    """Arms points on one cluster's processes, and starts again what died of it."""
+
+    def __init__(self, cluster: ChaosCluster, deaths: Counter[str], dice: random.Random) -> None:
+        self.cluster = cluster
+        self.deaths = deaths
+        """Over all parcels, by point."""
+        self.mine: Counter[str] = Counter()
+        self._dice = dice
+        self._armed: dict[str, tuple[str, float]] = {}
+        self._down_until: dict[str, float] = {}
+        self._unreached: Counter[str] = Counter()
+        self._fired: dict[str, int] = {}
+        self._churned_at = 0.0
+
+    def step(self, times: int) -> None:
+        """Look at every process once."""
+        now = time.monotonic()
+        for name, process in self.cluster.processes.items():
+            if not process.running:
+                if name in self._armed:
+                    self._died(name, now)
+                if now >= self._down_until.get(name, 0.0):
+                    process.start()
+                    self._down_until[name] = now + 0.7
+            elif name in self._armed:
+                if now - self._armed[name][1] > REACHED_S:
+                    self._unreached[self._armed[name][0]] += 1
+                    self._disarm(name)
+            elif now >= self._down_until.get(name, 0.0) and self._may_die(name):
+                process.arguments = tuple(word for word in process.arguments if word != REJOIN)
+                self._arm(name, times, now)
+        self._churn(now)
+
+    def end(self) -> None:
+        """Disarm all, start all, and wait until the cluster is whole."""
+        for name in self.cluster.processes:
+            if name in self._armed and not self.cluster.processes[name].running:
+                self._died(name, time.monotonic())
+            self._disarm(name)
+            self.cluster.failpoint(name).write_text("")
+        for process in self.cluster.processes.values():
+            process.start()
+        self.cluster.until("the cluster to heal", self.cluster.healthy)
+
+    def _may_die(self, name: str) -> bool:
+        """One server at a time is enough: two of three down would only stop the load."""
+        return name not in SERVERS or not any(other in self._armed or not self._up(other) for other in SERVERS)
+
+    def _up(self, server: str) -> bool:
+        answer = self.cluster.ask(server, "GET", "/ready", timeout_s=1.0)
+        return answer is not None and answer.status == 200
+
+    def _points(self, name: str) -> Sequence[str]:
+        if name not in SERVERS:
+            return (*AGENT, *(DOCKER if self.cluster.engines else PROCESS))
+        others = FOLLOWING if self.cluster.roles().get(name) == "leader" else LEADING
+        return [point for point in SERVER if not point.startswith(others)]
+
+    def _arm(self, name: str, times: int, now: float) -> None:
+        rank = {point: (self.deaths[point] + self._unreached[point], self._dice.random()) for point in self._points(name)}
+        point = min(rank, key=lambda point: rank[point])
+        if self.deaths[point] >= times:
+            return
+        count = 1 if point.startswith(RARE) else self._dice.choice((1, 1, 2, 5))
+        self.cluster.failpoint(name).write_text(f"{point}:{count}:exit\n")
+        self._armed[name] = (point, now)
+        self._lead_to(point, name)
+
+    def _lead_to(self, point: str, name: str) -> None:
+        """Bring about what makes a process come to a rare place."""
+        process = self.cluster.processes[name]
+        if point.startswith((*STARTING, *INSTALLING, *MEETING)):
+            self._away(name, AWAY_S if point.startswith(INSTALLING) else 0.1)
+        if point.startswith(MEETING):
+            self.cluster.empty_disk(name)
+            process.arguments = (*process.arguments, REJOIN)
+        if point.startswith(SENDING):
+            self._away(self._dice.choice([other for other in SERVERS if other != name]), AWAY_S)
+        if point.startswith((*VOTING, *LEAVING)):
+            time.sleep(3 * POLL_S)
+        if point.startswith(VOTING):
+            self._away(self.cluster.leader(), 1.0)
+        if point.startswith(LEAVING):
+            process.signal(signal.SIGTERM)
+
+    def _away(self, name: str, seconds: float) -> None:
+        self.cluster.processes[name].kill()
+        self._down_until[name] = time.monotonic() + seconds
+
+    def _died(self, name: str, now: float) -> None:
+        fired = Path(f"{self.cluster.failpoint(name)}.fired")
+        lines = fired.read_text().splitlines() if fired.exists() else []
+        if len(lines) > self._fired.get(name, 0):
+            self._fired[name] = len(lines)
+            self.deaths[lines[-1]] += 1
+            self.mine[lines[-1]] += 1
+            self._disarm(name)
+            self._down_until[name] = now
+
+    def _disarm(self, name: str) -> None:
+        if self._armed.pop(name, None) is not None:
+            self.cluster.failpoint(name).write_text("")
+
+    def _churn(self, now: float) -> None:
+        """Give the runtimes something to do: pods come and go."""
+        if now - self._churned_at < 1.5:
+            return
+        self._churned_at = now
+        server = self._dice.choice(SERVERS)
+        body = {"replicas": self._dice.randrange(5), "env": {"N": str(self._dice.randrange(3))}}
+        self.cluster.ask(server, "PUT", f"/deployments/{CHURN}", body, timeout_s=2.0)
+
+
+def parcel(directory: Path, *, with_docker: bool, times: int, deaths: Counter[str], dice: random.Random) -> Parcel:
+    """One cluster, its deaths and its judgement."""
+    findings, began = Findings(), time.time()
+    cluster = ChaosCluster(directory, with_docker=with_docker, failpoints=True, snapshot_entries=SNAPSHOT_ENTRIES, lease_s=LEASE_S)
+    load = Load({name: cluster.network.addresses[name] for name in SERVERS}, API_PORT, mark="k", dice=dice)
+    killer = Killer(cluster, deaths, dice)
+    try:
+        cluster.start()
+        for engine in cluster.engines.values():
+            engine.make_image(IMAGE, marker="chaos")
+        deploy_steady(cluster)
+        deploy_steady(cluster, name=CHURN, replicas=1)
+        before = [box for box in cluster.boxes() if box.pod_name.startswith(f"{STEADY}-")]
+        cluster.user.do(load.prepare())
+        running = cluster.user.begin(load.run())
+        until = time.monotonic() + PARCEL_S
+        while time.monotonic() < until:
+            killer.step(times)
+            time.sleep(0.02)
+        killer.end()
+        cluster.user.loop.call_soon_threadsafe(load.stop)
+        running.result(30)
+        check_state(cluster, load, findings)
+        check_record(load, findings)
+        check_nodes(cluster, before, (), findings)
+    except Exception as error:  # a cluster that does not heal is a finding like others
+        findings.other.append(f"{type(error).__name__}: {error}")
+    finally:
+        cluster.close()
+    sure = sum(call.returned_at is not None and not call.refused for call in load.calls)
+    unknown = sum(call.returned_at is None and call.kind != "read" for call in load.calls)
+    return Parcel(at=began, deaths=dict(killer.mine), calls=len(load.calls), acknowledged=sure, unknown=unknown, findings=findings)
+
+
+def report(parcels: Iterable[Parcel]) -> str:
+    done = list(parcels)
+    deaths: Counter[str] = Counter()
+    for one in done:
+        deaths.update(one.deaths)
+    lines = [f"{point:34} {deaths[point]}" for point in (*SERVER, *AGENT, *PROCESS, *DOCKER)]
+    kinds = {kind: sum(len(getattr(one.findings, kind)) for one in done) for kind in Findings.__struct_fields__}
+    return "\n".join(
+        [
+            *lines,
+            f"{sum(deaths.values())} deaths at {len(deaths)} points in {len(done)} clusters",
+            f"{sum(one.calls for one in done)} calls, {sum(one.acknowledged for one in done)} acknowledged, "
+            f"{sum(one.unknown for one in done)} writes of unknown outcome",
+            ", ".join(f"{kind} {count}" for kind, count in kinds.items()),
+        ]
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=20, help="until every point was killed at so often")
+    parser.add_argument("--minutes", type=float, default=600.0)
+    parser.add_argument("--runtime", choices=("docker", "process"), default="process")
+    parser.add_argument("--seed", type=int, default=time.time_ns() % 10**6)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--report", type=Path, nargs="+")
+    arguments = parser.parse_args()
+    decoder = msgspec.json.Decoder(Parcel)
+    earlier = [path for path in (arguments.report or [arguments.out]) if path is not None and path.exists()]
+    done = [decoder.decode(line) for path in earlier for line in path.read_bytes().splitlines()]
+    with_docker = arguments.runtime == "docker"
+    why = why_none() or (why_no_engine() if with_docker else "")
+    if why and not arguments.report:
+        print(f"no kills can be made here: {why}", file=sys.stderr)
+        return 2
+    deaths = sum((Counter(one.deaths) for one in done), Counter[str]())
+    dice, until = random.Random(arguments.seed), time.monotonic() + 60 * arguments.minutes
+    points = (*SERVER, *AGENT, *(DOCKER if with_docker else PROCESS))
+    while not arguments.report and time.monotonic() < until and min(deaths[point] for point in points) < arguments.times:
+        directory = Path(tempfile.mkdtemp(prefix="kago-kills-"))
+        one = parcel(directory, with_docker=with_docker, times=arguments.times, deaths=deaths, dice=dice)
+        done.append(one)
+        if arguments.out is not None:
+            with arguments.out.open("ab") as file:
+                file.write(msgspec.json.encode(one) + b"\n")
+        left = sum(max(0, arguments.times - deaths[point]) for point in points)
+        print(
+            f"{sum(one.deaths.values())} deaths, {one.calls} calls, {one.findings.total()} findings; {left} to go",
+            file=sys.stderr,
+            flush=True,
+        )
+        if one.findings.total():
+            print(
+                f"  logs in {directory}: "
+                + "; ".join(getattr(one.findings, k)[0][:500] for k in Findings.__struct_fields__ if getattr(one.findings, k)),
+                file=sys.stderr,
+            )
+    print(report(done))
+    return 1 if any(one.findings.total() for one in done) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
