@@ -2,12 +2,10 @@
 
 Both sides dial; of two connections between a pair the one dialled by the lower id stays. A frame's length is checked before it is
 read, nothing but a short hello is taken from a stranger, and rubbish costs its sender the connection and us one line in the log.
-Names are resolved anew for each dial, by the event loop's resolver threads.
+Names are resolved anew for each dial.
 """
 
 import asyncio
-import contextlib
-import ipaddress
 import logging
 import socket
 import ssl
@@ -16,6 +14,7 @@ from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any, cast
 
+from raft.addresses import LookUps, refuse_open_port, split_address
 from raft.contract import Clock, WireEvents
 from raft.errors import StartRefused
 from raft.messages import MAX_FRAME_BYTES
@@ -34,29 +33,6 @@ _HELLO, _REFUSED = b"H", b"R"
 
 PeerName = Callable[[Any], str]
 """From a connection's `ssl_object` to the id of the member whose certificate the other end showed; ValueError with the reason if none."""
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """`host:port` or `[v6]:port`; StartRefused if it is neither."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise StartRefused(f"{address!r} is not host:port")
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def refuse_open_port(address: str, *, insecure: bool, encrypted: bool) -> None:
-    """Without TLS whoever reaches the port is believed to be a member: that must be asked for by name."""
-    host, _ = split_address(address)
-    if insecure or encrypted or host == "localhost":
-        return
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(host).is_loopback:
-            return
-    raise StartRefused(
-        f"{address} is reachable from other machines, and members neither encrypt nor prove who they are: anybody who reaches "
-        "this port could take part in the cluster. Give certificates, use a loopback address, or start with --insecure on a "
-        "network where every machine is trusted"
-    )
 
 
 class _Link(asyncio.Protocol):
@@ -204,6 +180,7 @@ class AsyncioWire:
         self._insecure = insecure
         self._bind = ""
         self._dialling: dict[str, asyncio.Task[None]] = {}
+        self._look_ups = LookUps()
         self._links: dict[str, _Link] = {}
         self._strangers: set[_Link] = set()
         self._tasks: list[asyncio.Task[None]] = []
@@ -343,8 +320,18 @@ class AsyncioWire:
                 _logger.info("server %s lost the connection to %s", self._me, link.peer)
                 self.events.disconnected(link.peer, by_peer=by_peer)
 
+    async def _connect(self, link: _Link, host: str, port: int) -> None:
+        """To the first address of `host` that takes it. OSError of the last one."""
+        found = await self._look_ups.find(host, port)
+        for left, place in enumerate(found, 1 - len(found)):
+            try:
+                await asyncio.get_running_loop().create_connection(lambda: link, *place, ssl=self._client_ssl)
+                return
+            except OSError:
+                if not left:
+                    raise
+
     async def _keep_dialling(self, peer: str) -> None:
-        loop = asyncio.get_running_loop()
         failing = ""
         if self._me > peer:
             # The lower id's connection is the one that stays: let it come first.
@@ -362,7 +349,7 @@ class AsyncioWire:
             try:
                 host, port = split_address(address)
                 async with asyncio.timeout(_DIAL_S):
-                    await loop.create_connection(lambda link=link: link, host, port, ssl=self._client_ssl)
+                    await self._connect(link, host, port)
                 failing = ""
             except (OSError, TimeoutError, StartRefused) as error:
                 if failing != address:

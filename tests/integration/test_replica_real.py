@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from raft import LogError, LogHalted, NoLeader, RaftConfig, Role, StartRefused, open_replica
+from raft.addresses import refuse_open_port
 from raft.contract import MAX_ENTRY_BYTES
 from raft.replica import Replica
-from raft.transport import AsyncioWire, refuse_open_port
+from raft.transport import AsyncioWire
 
 
 class _Clock:
