@@ -23,7 +23,11 @@ class ServeConfig(Struct, frozen=True, kw_only=True):
     me: str = f"127.0.0.1:{RAFT_PORT}"
     """Own Raft address, host:port."""
     members: tuple[str, ...] = (f"127.0.0.1:{RAFT_PORT}",)
-    """Raft addresses of every server, own included."""
+    """Raft addresses a new cluster begins with, own included; a used data directory knows better."""
+    guessed: bool = False
+    """Neither `me` nor `members` was said: what a used data directory remembers holds."""
+    join: tuple[str, ...] = ()
+    """URLs of servers of a running cluster, for a new one of it."""
     api_url: str = DEFAULT_SERVER
     """URL under which agents and clients reach this server's API; announced to the cluster."""
     data_dir: Path

@@ -187,7 +187,7 @@ class Changes:
             self._finish(job, "done", "", present.id)
             return
         if len(latest.seats) >= MAX_MEMBERS:
-            raise ChangeRefused("precondition-failed", f"there are {MAX_MEMBERS} servers already, and more make every write slower")
+            raise ChangeRefused("conflict", f"there are {MAX_MEMBERS} servers already, and more make every write slower")
         wider = latest.adding(job.subject)
         job.id = latest.free_id(job.subject)
         # It will vote one day, and be alive then.
@@ -203,7 +203,7 @@ class Changes:
             raise ChangeRefused("not-found", f"there is no server {job.subject!r}; there are {', '.join(seat.id for seat in latest.seats)}")
         smaller = latest.removing(job.subject)
         if not smaller.voters:
-            raise ChangeRefused("precondition-failed", f"{job.subject} is the only server that votes: without it there is no cluster")
+            raise ChangeRefused("conflict", f"{job.subject} is the only server that votes: without it there is no cluster")
         self._check_alive(smaller.voters, self._live(now) - {job.subject}, f"removing {job.subject}")
         if job.subject == me:
             self._give_way(job, "", now)
@@ -218,11 +218,11 @@ class Changes:
         if job.subject and latest.seat(job.subject) is None:
             raise ChangeRefused("not-found", f"there is no server {job.subject!r}; there are {', '.join(seat.id for seat in latest.seats)}")
         if job.subject and job.subject not in latest.voters:
-            raise ChangeRefused("precondition-failed", f"{job.subject} is a learner: it leads once it has caught up")
+            raise ChangeRefused("conflict", f"{job.subject} is a learner: it leads once it has caught up")
         if job.subject and job.subject not in self._live(now):
-            raise ChangeRefused("precondition-failed", f"{job.subject} is not reachable from the leader, {me}")
+            raise ChangeRefused("conflict", f"{job.subject} is not reachable from the leader, {me}")
         if not self._live(now) & latest.voters - {me}:
-            raise ChangeRefused("precondition-failed", "there is no other server that is reachable and votes")
+            raise ChangeRefused("conflict", "there is no other server that is reachable and votes")
         self._give_way(job, job.subject, now)
 
     def _give_way(self, job: _Job, target: str, now: float) -> None:
@@ -282,7 +282,7 @@ class Changes:
             return
         absent = sorted(voters - live)
         raise ChangeRefused(
-            "precondition-failed",
+            "no-majority",
             f"after {what} {len(voters) // 2 + 1} of {len(voters)} servers would have to be up, and {', '.join(absent)} "
             f"{'is' if len(absent) == 1 else 'are'} not reachable: start {'it' if len(absent) == 1 else 'one of them'} again first, or, "
             "if it is gone for good, remove it first",

@@ -44,7 +44,7 @@ class ChangeRefused(NotDone):
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
         self.reason = reason
-        """not-found, conflict or precondition-failed."""
+        """not-found, conflict or no-majority."""
 
 
 class OutcomeUnknown(LogError):

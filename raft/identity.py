@@ -10,6 +10,7 @@ neither voting nor counted, until it holds everything the cluster has committed.
 
 import zlib
 from collections.abc import Iterable
+from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
@@ -164,7 +165,7 @@ class Identity:
             return self._write(self._first_record(random))
         record = self._read()
         if record.removed:
-            raise StartRefused(f"server {record.me}: {_EXPELLED}")
+            raise StartRefused(f"server {record.me} {_EXPELLED}")
         if record.max_replies != config.max_replies:
             raise StartRefused(f"max_replies was {record.max_replies} and is {config.max_replies}: it may not change, on any server")
         return record
@@ -256,7 +257,7 @@ class Identity:
         if theirs.me == me:
             raise ValueError(f"this is server {me} itself")
         if theirs.me in self.removed:
-            raise ValueError(f"{REMOVED}server {theirs.me}: {_EXPELLED}")
+            raise ValueError(f"{REMOVED}server {theirs.me} {_EXPELLED}")
         back_empty = self._take_incarnation(theirs)
         return Acquaintance(theirs.me, theirs.address or theirs.me, back_empty)
 
@@ -299,9 +300,20 @@ class Acquaintance(NamedTuple):
 
 
 _EXPELLED = (
-    "it was removed from the cluster, and a removed server never comes back under its old id. To use this machine again empty the data "
+    "was removed from the cluster, and a removed server never comes back under its old id. To use this machine again empty the data "
     "directory, start it with --join, and add it with `kago cluster add`"
 )
+
+
+def id_in(data_dir: Path) -> str | None:
+    """The id of the member whose data directory this is, without opening it; None where it is nobody's."""
+    try:
+        body = (data_dir / _FILE).read_bytes().rpartition(b"\n")[0]
+        return msgspec.json.decode(body, type=_Record).me
+    except FileNotFoundError:
+        return None
+    except msgspec.MsgspecError:
+        return ""  # Damaged: opening it says so.
 
 
 def cluster_mark(members: Iterable[str], max_replies: int) -> str:

@@ -82,7 +82,7 @@ class MemoryLog:
 
     async def change(self, kind: ChangeKind, subject: str = "", *, timeout_s: float = 10.0) -> str:
         self._check_open()
-        raise ChangeRefused("precondition-failed", "this log is in the memory of one process: it has no other members")
+        raise ChangeRefused("conflict", "this log is in the memory of one process: it has no other members")
 
     async def close(self) -> None:
         self._closed = True

@@ -13,7 +13,7 @@ import msgspec
 import typer
 from typer.exceptions import Abort, TyperException
 
-from kago.cli import change
+from kago.cli import change, cluster
 from kago.cli.console import note, say
 from kago.cli.failures import Code, VerbFailed, explained
 from kago.cli.get import Output
@@ -70,7 +70,7 @@ def serve(
         ),
     ] = "",
     address: Annotated[
-        str, typer.Option(envvar="KAGO_ADDRESS", metavar="HOST[:PORT]", help="Which of --peers this one is, where that is not plain.")
+        str, typer.Option(envvar="KAGO_ADDRESS", metavar="HOST[:PORT]", help="Where the other servers reach this one; a new one moves it.")
     ] = "",
     data_dir: DataDir = None,
     scheduler: Annotated[
@@ -79,6 +79,10 @@ def serve(
     node_lease: Annotated[
         str, typer.Option(envvar="KAGO_NODE_LEASE", metavar="5s", help="A node is down this long after its last heartbeat.")
     ] = "5s",
+    join: Annotated[
+        str,
+        typer.Option(envvar="KAGO_JOIN", metavar="URL[,URL…]", help="Become a new server of the cluster these belong to; needs --address."),
+    ] = "",
     rejoin: Annotated[bool, typer.Option("--rejoin", help="This server lost its data directory: come back with an empty one.")] = False,
     insecure: Annotated[
         bool, typer.Option("--insecure", envvar="KAGO_INSECURE", help="Allow Raft without TLS on a network that you trust.")
@@ -101,6 +105,7 @@ def serve(
         rejoin=rejoin,
         insecure=insecure,
         node_lease_s=lease_s,
+        join=join,
     )
     if host in ANY:
         note("warning: the REST API has no authentication yet and listens on all addresses; choose one with --host.")
@@ -223,6 +228,53 @@ def cluster_status(output: Format = Output.TABLE, server: Servers = DEFAULT_SERV
             say(cluster_table(cluster))
 
     _run(server, show)
+
+
+Patience = Annotated[str, typer.Option("--timeout", metavar="5m", help="Longest wait until it votes; 0 is no limit.")]
+
+
+@cluster_app.command("members")
+def cluster_members(output: Format = Output.TABLE, server: Servers = DEFAULT_SERVER) -> None:
+    """Every server: its id, where it is reached, and whether it votes."""
+    _run(server, lambda client: cluster.members(client, output=output))
+
+
+@cluster_app.command("add")
+def cluster_add(
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="Raft address of the new server, host[:7080].")],
+    timeout: Patience = "5m",
+    server: Servers = DEFAULT_SERVER,
+) -> None:
+    """Add a server, and wait until it has caught up and votes. It is started with: kago serve --join URL --address ADDRESS."""
+    _run(server, lambda client: cluster.add(client, address, timeout_s=parse_duration(timeout)))
+
+
+@cluster_app.command("remove")
+def cluster_remove(
+    id: Annotated[str, typer.Argument(metavar="ID", help="As `kago cluster members` shows it.")], server: Servers = DEFAULT_SERVER
+) -> None:
+    """Remove a server for good; it stops by itself."""
+    _run(server, lambda client: cluster.remove(client, id))
+
+
+@cluster_app.command("replace")
+def cluster_replace(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="Id of the server that goes.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Raft address of the one that comes.")],
+    timeout: Patience = "5m",
+    server: Servers = DEFAULT_SERVER,
+) -> None:
+    """Put a new server in the place of another: of a dead one it is removed first, of a live one the new one is added first."""
+    _run(server, lambda client: cluster.replace(client, old, new, timeout_s=parse_duration(timeout)))
+
+
+@cluster_app.command("transfer-leader")
+def cluster_transfer_leader(
+    id: Annotated[str, typer.Argument(metavar="[ID]", help="Who is to lead; left out: whoever is best placed.")] = "",
+    server: Servers = DEFAULT_SERVER,
+) -> None:
+    """Let another server lead, without a moment's loss."""
+    _run(server, lambda client: cluster.transfer_leader(client, id))
 
 
 @app.command("demo")

@@ -27,9 +27,13 @@ def serve_config(
     rejoin: bool,
     insecure: bool,
     node_lease_s: float,
+    join: str = "",
 ) -> ServeConfig:
     """VerbFailed (usage) where the flags do not tell which server this is."""
-    me, members = membership(peers, address, api_port=port, is_own=is_own_host)
+    directory = data_dir or default_data_dir(f"server-{port}")
+    if join and not address:
+        raise VerbFailed("--join needs --address HOST:PORT: under which the other servers reach this one", Code.USAGE)
+    me, members = membership("" if join else peers, address, api_port=port, is_own=is_own_host, used=_holds_something(directory))
     raft_host = split_address(me)[0]
     if not insecure and (exposed := [member for member in members if not _is_loopback(split_address(member)[0])]):
         raise VerbFailed(
@@ -42,8 +46,10 @@ def serve_config(
         port=port,
         me=me,
         members=members,
+        guessed=not address and (not peers or me not in members),
+        join=tuple(split_list(join)),
         api_url=f"http://{_bracketed(_api_host(host, raft_host, single=not peers and not address))}:{port}",
-        data_dir=data_dir or default_data_dir(f"server-{port}"),
+        data_dir=directory,
         scheduler=parse_strategy(scheduler),
         rejoin=rejoin,
         insecure=insecure,
@@ -51,13 +57,16 @@ def serve_config(
     )
 
 
-def membership(peers: str, address: str, *, api_port: int, is_own: OwnTest) -> tuple[str, tuple[str, ...]]:
-    """(own Raft address, every member's), each host:port. `is_own` tells whether a host name is one of this machine's."""
+def membership(peers: str, address: str, *, api_port: int, is_own: OwnTest, used: bool = False) -> tuple[str, tuple[str, ...]]:
+    """(own Raft address, every member's), each host:port. `is_own` tells whether a host name is one of this machine's.
+
+    A `used` data directory knows which server this is, so that a list of peers from another time does no harm.
+    """
     if not peers.strip():
         host, port = split_address(address) if address else ("127.0.0.1", None)
         me = f"{_bracketed(host)}:{port or _single_raft_port(api_port)}"
         return me, (me,)
-    members = tuple(_normal_member(peer) for peer in peers.split(",") if peer.strip())
+    members = tuple(raft_address(peer) for peer in peers.split(",") if peer.strip())
     if len(set(members)) != len(members):
         raise VerbFailed(f"--peers names a server twice: {peers}", Code.USAGE)
     if address:
@@ -69,6 +78,8 @@ def membership(peers: str, address: str, *, api_port: int, is_own: OwnTest) -> t
         how = "this machine's own addresses"
     if len(mine) == 1:
         return mine[0], members
+    if used and not mine:
+        return (raft_address(address) if address else _single_member(api_port)), members
     fits = "none of them fits" if not mine else f"{', '.join(mine)} all fit"
     raise VerbFailed(
         f"cannot tell which of --peers {','.join(members)} this server is: by {how}, {fits}. Say it with --address HOST:PORT, "
@@ -167,9 +178,18 @@ def default_data_dir(name: str) -> Path:
     return home / "kago" / name
 
 
-def _normal_member(peer: str) -> str:
+def raft_address(peer: str) -> str:
+    """host:port of a server's Raft address, the port 7080 where it is left out. VerbFailed (usage)."""
     host, port = split_address(peer)
     return f"{_bracketed(host)}:{port or RAFT_PORT}"
+
+
+def _single_member(api_port: int) -> str:
+    return f"127.0.0.1:{_single_raft_port(api_port)}"
+
+
+def _holds_something(directory: Path) -> bool:
+    return directory.is_dir() and any(directory.iterdir())
 
 
 def _bracketed(host: str) -> str:

@@ -124,14 +124,25 @@ def cluster_table(cluster: ClusterStatus) -> str:
     for member in cluster.members:
         place = (NONE, NONE) if member.lag is None else (str(member.index), str(member.lag))
         rows.append((member.address, member.role, *place, member.api or NONE))
-    size = len(cluster.members)
-    live = sum(member.role in ("leader", "follower") for member in cluster.members)
+    voters = [member for member in cluster.members if member.voter]
+    size = len(voters)
+    live = sum(member.role in ("leader", "follower") for member in voters)
     needed = size // 2 + 1
     if live < needed:
         verdict = f"no quorum: {live} of {size} live, {needed} needed; nothing can be written until {needed - live} more are back"
     else:
         verdict = f"quorum {live}/{size} live; tolerates {live - needed} more failure{'' if live - needed == 1 else 's'}"
     return f"{columns(rows)}\n{verdict}\nterm {cluster.term}, index {cluster.index}, leader {cluster.leader or NONE}"
+
+
+def members_table(cluster: ClusterStatus) -> str:
+    """Every server by its id."""
+    rows: list[Row] = [("ID", "ADDRESS", "ROLE", "VOTES", "LAG")]
+    for member in cluster.members:
+        rows.append(
+            (member.id, member.address, member.role, "yes" if member.voter else "no", NONE if member.lag is None else str(member.lag))
+        )
+    return columns(rows)
 
 
 def _age(created_at: float, now: float) -> str:

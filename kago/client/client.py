@@ -18,6 +18,7 @@ from kago.client.errors import ClientError, Problem, TimedOut, Unreachable
 from kago.client.status import ClusterStatus
 from kago.client.walk import PAUSE_S, Walker
 from kago.clock import Clock, SystemClock
+from kago.core.model.cluster import LeaderReply, LeaderRequest, MemberReply, MemberRequest
 from kago.core.model.deployment import Deployment, DeploymentPatch, DeploymentSpec
 from kago.core.model.node import Node
 from kago.core.model.pod import Pod
@@ -100,6 +101,20 @@ class Client:
     async def cluster(self) -> ClusterStatus:
         """Who leads, and how far every server is; answered without a quorum too."""
         return _decode(await self._walker.call("GET", "/cluster"), ClusterStatus)
+
+    async def add_member(self, address: str) -> str:
+        """The id of the server at `address`, a learner until it has caught up; Problem 409 with the reason."""
+        body = msgspec.json.encode(MemberRequest(address=address))
+        return _decode(await self._walker.call("POST", "/cluster/members", body=body, headers=_JSON), MemberReply).id
+
+    async def remove_member(self, id: str) -> None:
+        """Problem 404, 409 with the reason."""
+        await self._walker.call("DELETE", f"/cluster/members/{quote(id, safe='')}")
+
+    async def transfer_leadership(self, id: str = "") -> str:
+        """Who leads now; Problem 409 with the reason."""
+        body = msgspec.json.encode(LeaderRequest(id=id))
+        return _decode(await self._walker.call("POST", "/cluster/leader", body=body, headers=_JSON), LeaderReply).leader
 
     # -- agents ------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ class MemberStatus(Struct, frozen=True, kw_only=True):
     id: str
     address: str
     """Raft host:port."""
+    voter: bool = True
     api: str = ""
     """URL of its REST API."""
     role: str
@@ -21,3 +22,5 @@ class ClusterStatus(Struct, frozen=True, kw_only=True):
     term: int
     index: int
     members: tuple[MemberStatus, ...]
+    log_id: str = ""
+    """What a server that joins must know of the log."""

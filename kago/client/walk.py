@@ -39,6 +39,7 @@ class Walker:
         self._clock = clock
         self._http = httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False)
         self._date_offset_s = 0.0
+        self._announced = ""
 
     @property
     def servers(self) -> tuple[str, ...]:
@@ -145,12 +146,26 @@ class Walker:
         async with asyncio.timeout(seconds):
             answer = await self._http.request(method, url, params=params or None, content=body, headers=headers, timeout=limits)
         self._note_date(answer)
+        self._note_servers(answer)
         return answer
 
     def _leave(self, server: str) -> None:
         """Go on to the next server, unless another call already did."""
         if self._servers[self._current] == server:
             self._current = (self._current + 1) % len(self._servers)
+
+    def _note_servers(self, answer: httpx.Response) -> None:
+        """Servers come and go: the cluster's own list, behind those we were given, which may be the only ones reached from here."""
+        announced = answer.headers.get("x-kago-servers", "")
+        if announced == self._announced:
+            return
+        self._announced, current = announced, self._servers[self._current]
+        try:
+            learnt = [normal_url(server) for server in announced.split(",") if server]
+        except ValueError:
+            return
+        self._servers = tuple(dict.fromkeys([*self._given, *learnt, current]))
+        self._current = self._servers.index(current)
 
     def _note_date(self, answer: httpx.Response) -> None:
         date = answer.headers.get("date")

@@ -184,6 +184,12 @@ def header_values(store: Store) -> dict[str, str]:
         "date": _http_date(int(store.clock.now())),
         "x-kago-index": str(store.tables.index),
         "x-kago-leader": status.leader or "",
+        "x-kago-servers": ",".join(server_urls(store)),
         "x-kago-known-leader": "true" if status.leader is not None else "false",
         "x-kago-last-contact": "-1" if age is None else str(round(age * 1000)),
     }
+
+
+def server_urls(store: Store) -> tuple[str, ...]:
+    """API URLs of all servers that announced themselves."""
+    return tuple(store.tables.servers[id].api for id in sorted(store.tables.servers))

@@ -22,20 +22,21 @@ from sanic.server.async_server import AsyncioServer
 
 from kago.clock import Clock, SystemClock
 from kago.config import LOG_FORMAT, ServeConfig
-from kago.core.model.cluster import announced
+from kago.core.model.cluster import advice, announced
 from kago.core.state.commands import SCHEMA_VERSION, RegisterServer
 from kago.security.keyring import KeyringError
 from kago.server.answers import STOPPING, header_values, problem
 from kago.server.credentials import open_credentials
 from kago.server.incoming import Incoming
+from kago.server.joining import log_config
 from kago.server.leader import Leader
 from kago.server.metrics import Metrics
 from kago.server.problems import Refused, unavailable
 from kago.server.reports import Reports
-from kago.server.routes import cluster, deployments, nodes, pods
+from kago.server.routes import cluster, deployments, members, nodes, pods
 from kago.server.store import Store
 from raft import open_replica
-from raft.contract import LogStatus, RaftConfig, ReplicatedLog
+from raft.contract import LogStatus, ReplicatedLog
 from raft.errors import LogError, LogHalted
 
 _logger = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ class Server:
 
     async def _open_log(self) -> ReplicatedLog:
         config, secured = self.config, self.credentials
-        raft = RaftConfig(me=config.me, members=config.members, rejoin=config.rejoin)
+        raft = await log_config(config)
         return await open_replica(
             raft,
             self.store.machine,
@@ -146,7 +147,9 @@ class Server:
 
     async def _announce(self) -> None:
         """Tell the cluster where this server's API is, until it knows."""
-        wanted = RegisterServer(id=self.config.me, api=self.config.api_url, software_version=announced(VERSION, SCHEMA_VERSION))
+        while not self.store.status().caught_up:
+            await asyncio.sleep(ANNOUNCE_AGAIN_S / 5)
+        wanted = RegisterServer(id=self.store.status().me, api=self.config.api_url, software_version=announced(VERSION, SCHEMA_VERSION))
         while True:
             try:
                 await self.store.submit(wanted)
@@ -192,6 +195,7 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
         pods.blueprint(store),
         nodes.blueprint(store, server.leader, Reports(store)),
         cluster.blueprint(store, metrics, VERSION),
+        members.blueprint(store),
     ]
     for part in parts:
         app.blueprint(part)
@@ -274,16 +278,27 @@ async def serve(config: ServeConfig) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    stopping = asyncio.create_task(stop.wait())
     try:
         server = Server(config)
-        await server.start()
+        starting = asyncio.create_task(server.start())
+        await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()  # It still waited to be added to its cluster.
+            await asyncio.gather(starting, return_exceptions=True)
+            return 0
+        await starting
     except (LogError, OSError, KeyringError) as error:
         _logger.error("cannot start: %s", error)
         return 1
-    _logger.info("server %s of %s: API at %s, data in %s", config.me, ", ".join(config.members), config.api_url, config.data_dir)
+    status = server.store.status()
+    servers = ", ".join(member.id for member in status.members)
+    _logger.info("server %s of %s: API at %s, data in %s", status.me, servers, config.api_url, config.data_dir)
+    if hint := advice(sum(member.voter for member in status.members)):
+        _logger.warning("%s", hint)
     gc.collect()
     gc.freeze()
-    running, stopping = asyncio.create_task(server.run()), asyncio.create_task(stop.wait())
+    running = asyncio.create_task(server.run())
     await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
     code = 0
     if not stop.is_set():

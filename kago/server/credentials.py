@@ -13,6 +13,7 @@ from kago.security.handshake import peer_of
 from kago.security.keyring import Keyring, KeyringError
 from kago.security.subject import NotOurs, Role
 from kago.server.store import Store
+from raft.identity import id_in
 
 _logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ class Credentials:
             raise KeyringError(f"{keyring.directory} holds no CA key; join the cluster again with a server's token")
         self.keyring = keyring
         self.authority = keyring.authority
-        self._me = config.me
+        self._me = id_in(config.data_dir) or config.me
         self._store = store
         own = keyring.subject
         named = own is not None and own.role is Role.SERVER and own.name == self._me

@@ -16,7 +16,7 @@ from kago.config import ServeConfig
 from kago.core.model.node import Node, NodeStatus
 from kago.core.reconcile import Reconciler
 from kago.core.state.changes import Change, Put
-from kago.core.state.commands import SCHEMA_VERSION, AnyCommand, ClaimLeadership, RaiseSchema
+from kago.core.state.commands import SCHEMA_VERSION, AnyCommand, ClaimLeadership, RaiseSchema, RemoveServer
 from kago.core.state.rejections import Refusal, Rejection
 from kago.server.leases import Leases
 from kago.server.store import Store
@@ -132,6 +132,7 @@ class Leader:
     # -- the stint -------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
+        self._me = self._store.status().me
         while True:
             status = self._store.status()
             if status.role is not Role.LEADER:
@@ -165,6 +166,9 @@ class Leader:
             self.leases.tick(now)
             if self._may_raise_schema() and await self._submit_all((RaiseSchema(epoch=term, schema=SCHEMA_VERSION),)) is None:
                 return
+            gone = self._gone_servers()
+            if gone and await self._submit_all(tuple(RemoveServer(epoch=term, id=id) for id in gone)) is None:
+                return
             liveness = self.leases.liveness(sorted(self._down), now)
             due = self._reconciler.round(self._store.tables, liveness, now=self._clock.now(), monotonic=now)
             if due.commands:
@@ -188,6 +192,11 @@ class Leader:
             member.role != "down" and member.id in servers and servers[member.id].schema >= SCHEMA_VERSION
             for member in self._store.status().members
         )
+
+    def _gone_servers(self) -> list[str]:
+        """Those that announced themselves and are no members of the log any more."""
+        members = {member.id for member in self._store.status().members}
+        return sorted(self._store.tables.servers.keys() - members)
 
     def _leads(self, term: int) -> bool:
         status, cluster = self._store.status(), self._store.tables.cluster

@@ -4,12 +4,16 @@ from typing import Any
 
 import msgspec
 
+from kago.core.model.cluster import LeaderReply, LeaderRequest, MemberReply, MemberRequest
 from kago.core.model.deployment import READ_ONLY_FIELDS, Deployment, DeploymentPatch, DeploymentSpec
 from kago.core.model.node import Node
 from kago.core.model.pod import Pod
 from kago.core.model.report import Heartbeat, HeartbeatReply, Registration, RegistrationReply, WatchEvent
 
-_TYPES = (Deployment, DeploymentSpec, DeploymentPatch, Pod, Node, Registration, RegistrationReply, Heartbeat, HeartbeatReply, WatchEvent)
+_TYPES = (
+    Deployment, DeploymentSpec, DeploymentPatch, Pod, Node, Registration, RegistrationReply, Heartbeat, HeartbeatReply, WatchEvent,
+    MemberRequest, MemberReply, LeaderRequest, LeaderReply,
+)
 _PROBLEM = {
     "type": "object",
     "required": ["type", "title", "status", "detail", "error"],
@@ -88,6 +92,9 @@ def _paths() -> dict[str, Any]:
         "/nodes/register": {"post": _operation("An agent announces its node", "RegistrationReply", body="Registration")},
         "/nodes/{name}/heartbeat": {"post": _operation("An agent lives, and reports", "HeartbeatReply", path=name, body="Heartbeat")},
         "/cluster": {"get": _operation("Who leads and how far every server is", None)},
+        "/cluster/members": {"post": _operation("Add a server", "MemberReply", body="MemberRequest", status="201")},
+        "/cluster/members/{id}": {"delete": _operation("Remove a server", "MemberReply", path=("id", "string", "Its id."))},
+        "/cluster/leader": {"post": _operation("Let another server lead", "LeaderReply", body="LeaderRequest")},
         "/health": {"get": _operation("This process lives", None)},
         "/ready": {"get": _operation("A leader is known and this server has caught up", None)},
         "/metrics": {"get": _operation("Prometheus metrics", None)},

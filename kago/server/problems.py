@@ -10,7 +10,7 @@ import msgspec
 
 from kago.core.model.validation import FieldError
 from kago.core.state.rejections import Refusal, Rejection
-from raft.errors import Discarded, LogError, LogHalted, NoLeader, OutcomeUnknown, QueueFull, TooLarge
+from raft.errors import ChangeRefused, Discarded, LogError, LogHalted, NoLeader, OutcomeUnknown, QueueFull, TooLarge
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -93,6 +93,8 @@ def of_log_error(error: LogError) -> Refused:
             return Refused(413, "too-large", str(error))
         case QueueFull():
             return Refused(429, "rate-limited", str(error), headers={"retry-after": "1"}, extra={"retry_after": 1})
+        case ChangeRefused():
+            return Refused(404 if error.reason == "not-found" else 409, error.reason, str(error))
         case NoLeader() | Discarded():
             return unavailable("no-leader", f"{error}. The servers choose a leader as soon as a majority of them can reach each other")
         case LogHalted():

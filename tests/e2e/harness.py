@@ -37,7 +37,7 @@ class Harness(LocalCluster):
         flags = ["--runtime", runtime, "--cpu", "4000", "--memory", "4096"]
         prefix = f"e2e-{time.time_ns() % 10**9}"
         super().__init__(directory, servers=servers, agents=agents, node_prefix=prefix, serve_flags=serve_flags, agent_flags=flags)
-        self._http = httpx.Client(trust_env=False, timeout=10.0)
+        self.http = httpx.Client(trust_env=False, timeout=10.0)
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -58,7 +58,7 @@ class Harness(LocalCluster):
     def close(self) -> None:
         self.stop()
         self.kill_leftovers()
-        self._http.close()
+        self.http.close()
 
     def diary(self) -> str:
         """The end of every process's log, for a failed test's report."""
@@ -77,7 +77,7 @@ class Harness(LocalCluster):
         return self.kago("apply", "-f", "-", "--wait", "--timeout", "60s", stdin=manifest, servers=servers)
 
     def request(self, method: str, path: str, *, server: int = 0, body: object = None, **params: str) -> httpx.Response:
-        return self._http.request(method, self.urls[server] + path, params=params, json=body)
+        return self.http.request(method, self.urls[server] + path, params=params, json=body)
 
     def get(self, path: str, *, server: int | None = None, **params: str) -> Any:
         """JSON of the first running server, or of the one given."""

@@ -13,7 +13,7 @@ class Cluster(Struct, frozen=True, kw_only=True):
     epoch: int = 0
     """Grows with each claimed leadership; a leader's command of an earlier epoch is refused, also by agents."""
     leader: str = ""
-    """Raft address of the server that claimed this epoch."""
+    """Id of the server that claimed this epoch."""
     version: int = 0
     schema: int | UnsetType = UNSET
     """What every server understands; UNSET is 1, which servers of the first release do not write."""
@@ -27,7 +27,7 @@ class Server(Struct, frozen=True, kw_only=True):
     """A control-plane server as it announced itself."""
 
     id: str
-    """Its Raft address."""
+    """For the life of its data directory: the Raft address it was first known by."""
     api: str
     """URL of its REST API for clients and agents."""
     software_version: str = ""
@@ -47,6 +47,38 @@ class Server(Struct, frozen=True, kw_only=True):
         return self.software_version.partition(_SCHEMA)[0]
 
 
+class MemberRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /cluster/members."""
+
+    address: str
+    """Raft host:port of the new server."""
+
+
+class MemberReply(Struct, frozen=True, kw_only=True):
+    id: str
+    address: str = ""
+
+
+class LeaderRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /cluster/leader."""
+
+    id: str = ""
+    """Who is to lead; left out: whoever is best placed."""
+
+
+class LeaderReply(Struct, frozen=True, kw_only=True):
+    leader: str
+
+
 def announced(release: str, schema: int) -> str:
     """`software_version` of a server of this release that understands `schema`."""
     return f"{release}{_SCHEMA}{schema}"
+
+
+def advice(voters: int) -> str:
+    """What is to be said of a cluster of this many servers that vote; nothing where the number is a good one."""
+    if voters == 2:
+        return "two servers must both be up, so they are less reliable than one: add a third"
+    if voters > 1 and voters % 2 == 0:
+        return f"{voters} servers survive the loss of {voters // 2 - 1}, no more than {voters - 1} do: an odd number is better"
+    return ""

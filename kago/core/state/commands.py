@@ -127,6 +127,14 @@ class RaiseSchema(Command, frozen=True, kw_only=True):
         return self.schema
 
 
+class RemoveServer(Command, frozen=True, kw_only=True):
+    """Forget a server that is no member of the log any more, so that agents and clients do too."""
+
+    since = 2
+    epoch: int
+    id: str
+
+
 class CreatePods(Command, frozen=True, kw_only=True):
     epoch: int
     deployment_name: str
@@ -197,7 +205,7 @@ class RemovePods(Command, frozen=True, kw_only=True):
 AnyCommand = (
     CreateDeployment | UpdateDeployment | DeleteDeployment | DeletePod | DeleteNode | RegisterServer | RegisterNode | ReportPods
     | ClaimLeadership | CreatePods | StopPods | AssignPods | ExplainPods | MarkNodes | RemovePods
-    | RaiseSchema
+    | RemoveServer | RaiseSchema
 )
 
 

@@ -26,6 +26,7 @@ _HANDLERS: dict[type[c.Command], Callable[[Draft, Any], Reply]] = {
     c.DeletePod: pods.delete,
     c.DeleteNode: nodes.delete,
     c.RegisterServer: cluster.register_server,
+    c.RemoveServer: cluster.remove_server,
     c.RegisterNode: nodes.register,
     c.ReportPods: reports.report,
     c.ClaimLeadership: cluster.claim,
@@ -37,7 +38,7 @@ _HANDLERS: dict[type[c.Command], Callable[[Draft, Any], Reply]] = {
     c.RemovePods: pods.remove,
     c.RaiseSchema: cluster.raise_schema,
 }
-_FENCED = (c.CreatePods, c.StopPods, c.AssignPods, c.ExplainPods, c.MarkNodes, c.RemovePods, c.RaiseSchema)
+_FENCED = (c.CreatePods, c.StopPods, c.AssignPods, c.ExplainPods, c.MarkNodes, c.RemovePods, c.RemoveServer, c.RaiseSchema)
 
 # Dicts are encoded in the order of their keys: a restored replica may hold them in another order than one that was there.
 _ENCODER = msgspec.msgpack.Encoder(order="deterministic")

@@ -69,7 +69,8 @@ def _describe(store: Store) -> dict[str, object]:
         members.append(
             {
                 "id": member.id,
-                "address": member.id,
+                "address": member.address,
+                "voter": member.voter,
                 "api": servers[member.id].api if member.id in servers else "",
                 "role": member.role,
                 "index": member.raft_index,
@@ -87,6 +88,7 @@ def _describe(store: Store) -> dict[str, object]:
         "schema": store.tables.cluster.schema_version,
         "digest": store.machine.digest,
         "server": status.me,
+        "log_id": status.cluster,
         "members": members,
     }
 

@@ -7,7 +7,7 @@ from kago.core.model.report import Heartbeat, HeartbeatReply, Registration, Regi
 from kago.core.model.validation import check_registration
 from kago.core.state.commands import DeleteNode, RegisterNode
 from kago.core.state.rejections import Rejection
-from kago.server.answers import list_answer, make_readable, struct_answer, thing_answer, watch_answer
+from kago.server.answers import list_answer, make_readable, server_urls, struct_answer, thing_answer, watch_answer
 from kago.server.leader import Leader
 from kago.server.problems import Refused, not_found, of_log_error, of_rejection, unavailable
 from kago.server.reports import Reports
@@ -128,8 +128,3 @@ async def _known(store: Store, name: str, beat: Heartbeat) -> Node:
     if node is None or (node.id == beat.node_id and node.incarnation < beat.incarnation):
         raise not_found("node", name)
     return node
-
-
-def server_urls(store: Store) -> tuple[str, ...]:
-    """API URLs of all servers that announced themselves."""
-    return tuple(store.tables.servers[id].api for id in sorted(store.tables.servers))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kago.cli.tables import DEPLOYMENTS, NODES, PODS, cluster_table, duration, pod_word
+from kago.cli.tables import DEPLOYMENTS, NODES, PODS, cluster_table, duration, members_table, pod_word
 from kago.client.status import ClusterStatus, MemberStatus
 from kago.core.model.deployment import Deployment
 from kago.core.model.node import Node
@@ -89,3 +89,19 @@ def test_nodes_fit_80_columns() -> None:
 def test_cluster_verdicts(roles: tuple[str, ...], verdict: str) -> None:
     members = tuple(MemberStatus(id=f"a:{n}", address=f"a:{n}", role=role) for n, role in enumerate(roles))
     assert verdict in cluster_table(ClusterStatus(leader="a:0", term=3, index=9, members=members))
+
+
+def test_members() -> None:
+    members = (
+        MemberStatus(id="a:7080", address="a:7080", role="leader"),
+        MemberStatus(id="b:7080", address="elsewhere:7080", role="down", lag=None),
+        MemberStatus(id="b:7080#2", address="b:7080", role="learner", voter=False, lag=12),
+    )
+    cluster = ClusterStatus(leader="a:7080", term=3, index=9, members=members)
+    assert members_table(cluster).splitlines() == [
+        "ID         ADDRESS          ROLE      VOTES   LAG",
+        "a:7080     a:7080           leader    yes     0",
+        "b:7080     elsewhere:7080   down      yes     <none>",
+        "b:7080#2   b:7080           learner   no      12",
+    ]
+    assert "no quorum: 1 of 2 live" in cluster_table(cluster), "a learner is not counted"

@@ -114,6 +114,17 @@ def test_without_peers_it_is_a_cluster_of_one_on_loopback() -> None:
     assert membership("", "", api_port=9090, is_own=only)[0] == "127.0.0.1:8090"
 
 
+def test_a_used_data_directory_overrules_a_list_of_peers_from_another_time() -> None:
+    def nobody(host: str) -> bool:
+        return False
+
+    assert membership("a,b", "c:9", api_port=8080, is_own=nobody, used=True) == ("c:9", ("a:7080", "b:7080"))
+    assert membership("a,b", "", api_port=8080, is_own=nobody, used=True)[1] == ("a:7080", "b:7080")
+    with pytest.raises(VerbFailed, match="none of them fits"):
+        membership("a,b", "c:9", api_port=8080, is_own=nobody)
+
+
+
 def test_labels_and_strategies() -> None:
     assert parse_labels(["a=b", "c=d=e"]) == {"a": "b", "c": "d=e"}
     assert parse_strategy("binpacking") is Strategy.BEST_FIT

@@ -49,6 +49,25 @@ def test_a_dead_server_is_left_and_the_next_one_remembered() -> None:
     assert asked == ["a", "b", "b"]
 
 
+def test_the_servers_an_answer_names_are_asked_when_those_given_are_gone() -> None:
+    gone: set[str] = set()
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.url.host in gone:
+            raise httpx.ConnectError("connection refused")
+        return json_answer([WEB], headers={"x-kago-servers": "http://c:3,http://d:4"})
+
+    async def scenario() -> None:
+        async with client_of(A, B, handler=handler) as client:
+            await client.list(Deployment)
+            assert client.servers == (A, B, "http://c:3", "http://d:4")
+            gone.update({"a", "b"})
+            assert await client.list(Deployment) == (WEB,)
+            assert client.servers[0] == "http://c:3"
+
+    asyncio.run(scenario())
+
+
 def test_nobody_answers_names_each_server_with_its_reason() -> None:
     def handler(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("connection refused") if request.url.host == "a" else httpx.ReadTimeout("")

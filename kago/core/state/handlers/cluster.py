@@ -4,7 +4,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from kago.core.model.cluster import Server
-from kago.core.state.commands import ClaimLeadership, RaiseSchema, RegisterServer
+from kago.core.state.commands import ClaimLeadership, RaiseSchema, RegisterServer, RemoveServer
 from kago.core.state.handlers.draft import Draft
 from kago.core.state.rejections import Accepted, Refusal, Rejection, Reply
 
@@ -39,3 +39,9 @@ def register_server(draft: Draft, command: RegisterServer) -> Reply:
         return Accepted(name=server.id, version=known.version)
     draft.put_server(server)
     return Accepted(name=server.id, version=draft.index)
+
+
+def remove_server(draft: Draft, command: RemoveServer) -> Reply:
+    if command.id in draft.tables.servers:
+        draft.remove_server(command.id)
+    return Accepted(name=command.id, version=draft.index)

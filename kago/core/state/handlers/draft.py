@@ -54,6 +54,9 @@ class Draft:
     def put_server(self, server: Server) -> None:
         self._servers[server.id] = server
 
+    def remove_server(self, id: str) -> None:
+        self._servers[id] = None
+
     def put_deployment(self, deployment: Deployment) -> None:
         self._deployments[deployment.name] = deployment
 

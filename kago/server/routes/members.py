@@ -1,0 +1,49 @@
+"""/cluster/members and /cluster/leader: which servers there are, and which leads. Every server takes these; the leader decides."""
+
+from urllib.parse import unquote
+
+from sanic import Blueprint, HTTPResponse, Request
+
+from kago.core.model.cluster import LeaderReply, LeaderRequest, MemberReply, MemberRequest
+from kago.server.answers import struct_answer
+from kago.server.problems import Refused, of_log_error
+from kago.server.requests import check_parameters, convert, read_json
+from kago.server.store import Store
+from raft.contract import ChangeKind
+from raft.errors import LogError, StartRefused
+from raft.transport import split_address
+
+CHANGE_S = 8.0
+"""The leader may have to hand over first; clients wait a little longer."""
+
+
+def blueprint(store: Store) -> Blueprint:
+    routes = Blueprint("members", url_prefix="/cluster")
+
+    async def change(request: Request, kind: ChangeKind, subject: str) -> str:
+        check_parameters(request)
+        try:
+            return await store.log.change(kind, subject, timeout_s=CHANGE_S)
+        except LogError as error:
+            raise of_log_error(error) from None
+
+    @routes.post("/members")
+    async def add(request: Request) -> HTTPResponse:
+        address = convert(read_json(request), MemberRequest).address
+        try:
+            split_address(address)
+        except StartRefused as error:
+            raise Refused(422, "validation", f"/address: {error}") from None
+        id = await change(request, ChangeKind.ADD, address)
+        return struct_answer(MemberReply(id=id, address=address), status=201)
+
+    @routes.delete("/members/<id:str>")
+    async def remove(request: Request, id: str) -> HTTPResponse:
+        return struct_answer(MemberReply(id=await change(request, ChangeKind.REMOVE, unquote(id))))
+
+    @routes.post("/leader")
+    async def lead(request: Request) -> HTTPResponse:
+        wanted = convert(read_json(request), LeaderRequest).id
+        return struct_answer(LeaderReply(leader=await change(request, ChangeKind.LEAD, wanted)))
+
+    return routes
