@@ -9,9 +9,9 @@ from kago.server.answers import struct_answer
 from kago.server.problems import Refused, of_log_error
 from kago.server.requests import check_parameters, convert, read_json
 from kago.server.store import Store
+from raft.addresses import split_address
 from raft.contract import ChangeKind
 from raft.errors import LogError, StartRefused
-from raft.transport import split_address
 
 CHANGE_S = 8.0
 """The leader may have to hand over first; clients wait a little longer."""
