@@ -147,7 +147,7 @@ class ChaosCluster:
         place.mkdir(exist_ok=True)
         with open(image, "wb") as file:
             file.truncate(DISK_MB * 1024 * 1024)
-        subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
+        subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", str(image)], check=True)
         subprocess.run(["mount", "-o", "loop", str(image), str(place)], check=True)
 
     def empty_disk(self, server: str) -> None:

@@ -1,9 +1,9 @@
 """Faults of the servers: killed, paused, cut off, on bad links, under wrong clocks, on full, torn and damaged disks."""
 
-import os
-import shutil
 import struct
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tests.chaos.cluster import SERVERS
@@ -93,6 +93,10 @@ def _clock_jumps(stage: Stage) -> None:
         for seconds in (_HOUR_S, -_HOUR_S):
             stage.set_clock(stage.clocked, seconds)
             stage.hold(3.0)
+            answer = stage.cluster.ask(stage.clocked, "GET", "/health")
+            off_s = answer.at - time.time() if answer is not None else 0.0
+            if abs(off_s - seconds) > 60:
+                stage.findings.other.append(f"the clock of {stage.clocked} was to be {seconds} s off and is {off_s:.0f} s off")
     finally:
         stage.set_clock(stage.clocked, 0)
         stage.clock_file(stage.clocked).unlink()
@@ -101,21 +105,17 @@ def _clock_jumps(stage: Stage) -> None:
 def _disk_full(stage: Stage) -> None:
     """Nothing can be written any more; then there is room again, and who ended by it is started, as a service manager does."""
     victim = stage.leader()
-    filler = stage.cluster.directory / victim / "filler"
-    room = shutil.disk_usage(filler.parent).free
-    with open(filler, "wb") as file:
-        left = room + 1024 * 1024
-        try:
-            while left > 0:
-                left -= os.write(file.fileno(), b"\0" * min(left, 1 << 20))
-        except OSError:
-            pass  # full: that is what it is for
+    process, filler = stage.cluster.processes[victim], stage.cluster.directory / victim / "filler"
+    said = process.log.stat().st_size
+    with open(filler, "wb", buffering=0) as file, suppress(OSError):
+        while file.write(b"\0" * 4096):
+            pass  # until nothing more fits: root has no reserve here
     try:
         stage.hold(_CUT_S)
     finally:
         filler.unlink()
-    if not stage.cluster.processes[victim].running and "No space left" not in stage.cluster.processes[victim].last_words(40):
-        stage.findings.other.append(f"{victim} ended on a full disk without saying that it is full")
+    if "No space left" not in process.log.read_text(errors="replace")[said:]:
+        stage.findings.other.append(f"the disk of {victim} was full, and it {'goes on' if process.running else 'ended'} without saying so")
     stage.start(victim)
 
 

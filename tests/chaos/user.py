@@ -13,6 +13,7 @@ import struct
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -57,6 +58,8 @@ class Answer(Struct, frozen=True, kw_only=True):
     status: int
     index: int
     """X-Kago-Index; 0 where there was none."""
+    at: float
+    """By the server's clock, in seconds since the epoch."""
     body: Any
 
     @property
@@ -102,7 +105,10 @@ class Connection:
         if fields.get("connection", "").lower() == "close":
             self.close()
         return Answer(
-            status=int(head[0].split()[1]), index=int(fields.get("x-kago-index") or 0), body=json.loads(content) if content else None
+            status=int(head[0].split()[1]),
+            index=int(fields.get("x-kago-index") or 0),
+            at=parsedate_to_datetime(fields["date"]).timestamp() if "date" in fields else 0.0,
+            body=json.loads(content) if content else None,
         )
 
     def close(self) -> None:
