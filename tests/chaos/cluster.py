@@ -25,6 +25,7 @@ DISK_MB = 48
 SERVERS = ("s1", "s2", "s3")
 API_PORT = 8080
 HEAL_S = 30.0
+LEASE_S = 5.0
 
 
 class Box(Struct, frozen=True, kw_only=True, order=True):
@@ -51,7 +52,7 @@ class ChaosCluster:
         with_docker: bool = False,
         failpoints: bool = False,
         snapshot_entries: int = 400,
-        lease_s: float = 5.0,
+        lease_s: float = LEASE_S,
     ) -> None:
         self.directory = directory
         self.agents = tuple(f"a{n + 1}" for n in range(agents))
