@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from kago.cli.local import KagoProcess, environments
 from tests.chaos.machines import ROOT, FaultyNetwork
+from tests.chaos.nursery import Nursery, NurseryProcess
 from tests.chaos.user import Answer, Connection, NoAnswer, NotSent, User
 from tests.integration.engine import Engine
 
@@ -51,6 +52,7 @@ class ChaosCluster:
         agents: int = 2,
         with_docker: bool = False,
         failpoints: bool = False,
+        nursery: Nursery | None = None,
         snapshot_entries: int = 400,
         lease_s: float = LEASE_S,
     ) -> None:
@@ -62,6 +64,7 @@ class ChaosCluster:
         self.urls = {server: f"http://{at[server]}:{API_PORT}" for server in SERVERS}
         self.engines = {agent: Engine(directory / f"engine-{agent}", "--live-restore") for agent in self.agents} if with_docker else {}
         self._dockers: dict[str, docker.DockerClient] = {}
+        self._nursery = nursery
         self.processes: dict[str, KagoProcess] = {}
         peers = ",".join(at[server] for server in SERVERS)
         for server in SERVERS:
@@ -92,7 +95,11 @@ class ChaosCluster:
         self._control: dict[str, Connection] = {}
 
     def _add(self, name: str, words: list[str]) -> None:
-        process = KagoProcess(name, [*words, "--data-dir", str(self.data_dir(name))], self.directory / f"{name}.log")
+        words, log = [*words, "--data-dir", str(self.data_dir(name))], self.directory / f"{name}.log"
+        if self._nursery is not None:
+            self.processes[name] = NurseryProcess(name, words, log, nursery=self._nursery, space=self.network.space(name))
+            return
+        process = KagoProcess(name, words, log)
         process.module, process.prefix = "tests.chaos.process", self.network.inside(name)
         process.environment["PYTHONPATH"] = str(ROOT)
         self.processes[name] = process
@@ -112,7 +119,7 @@ class ChaosCluster:
     def start(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.network.up()
-        self.user = User(self.network.user_space)
+        self.user = User(self.network.space("user"))
         at = self.network.addresses
         self._control = {server: Connection(at[server], API_PORT) for server in SERVERS}
         for server in SERVERS:

@@ -25,13 +25,14 @@ from tests.chaos.campaign import IMAGE, deploy_steady
 from tests.chaos.cluster import API_PORT, SERVERS, ChaosCluster
 from tests.chaos.failpoints import AGENT, DOCKER, POLL_S, PROCESS, SERVER
 from tests.chaos.load import Load
+from tests.chaos.nursery import Nursery
 from tests.chaos.record import check_record
 from tests.chaos.stage import STEADY
 from tests.chaos.verdicts import Findings, check_nodes, check_state
 from tests.e2e.netns import why_none
 from tests.integration.engine import why_none as why_no_engine
 
-REACHED_S = 12.0
+REACHED_S = 6.0
 """A point not reached in that time is disarmed, and another has its turn."""
 PARCEL_S = 120.0
 """So long a cluster's load runs before it is judged."""
@@ -49,12 +50,12 @@ MEETING = ("identity",)
 LEADING = ("send.entries", "receive.ack", "receive.proposals", "append", *SENDING, *LEAVING)
 FOLLOWING = ("send.ack", "send.proposals", "receive.entries", *VOTING, *INSTALLING, *MEETING)
 """Those that only a leader, and that only a follower, comes to."""
-RARE = (*STARTING, *INSTALLING, *SENDING, *VOTING, *LEAVING, *MEETING)
-AWAY_S = 5.0
+RARE = ("snapshot", "compaction", *STARTING, *INSTALLING, *SENDING, *VOTING, *LEAVING, *MEETING)
+AWAY_S = 1.5
 LEASE_S = 60.0
 """An agent that dies again and again may be silent for longer than the usual lease; here its pods must not be moved for that."""
-SNAPSHOT_ENTRIES = 120
-"""Few, so that a snapshot is made every few seconds."""
+SNAPSHOT_ENTRIES = 40
+"""Few, so that a snapshot is made every second."""
 
 
 class Parcel(Struct, frozen=True, kw_only=True):
@@ -92,7 +93,7 @@ class Killer:
                     self._died(name, now)
                 if now >= self._down_until.get(name, 0.0):
                     process.start()
-                    self._down_until[name] = now + 0.7
+                    self._down_until[name] = now + 0.1
             elif name in self._armed:
                 if now - self._armed[name][1] > REACHED_S:
                     self._unreached[self._armed[name][0]] += 1
@@ -182,10 +183,17 @@ class Killer:
         self.cluster.ask(server, "PUT", f"/deployments/{CHURN}", body, timeout_s=2.0)
 
 
-def parcel(directory: Path, *, with_docker: bool, times: int, deaths: Counter[str], dice: random.Random) -> Parcel:
+def parcel(directory: Path, *, with_docker: bool, times: int, deaths: Counter[str], dice: random.Random, nursery: Nursery) -> Parcel:
     """One cluster, its deaths and its judgement."""
     findings, began = Findings(), time.time()
-    cluster = ChaosCluster(directory, with_docker=with_docker, failpoints=True, snapshot_entries=SNAPSHOT_ENTRIES, lease_s=LEASE_S)
+    cluster = ChaosCluster(
+        directory,
+        with_docker=with_docker,
+        failpoints=True,
+        nursery=nursery,
+        snapshot_entries=SNAPSHOT_ENTRIES,
+        lease_s=LEASE_S,
+    )
     load = Load({name: cluster.network.addresses[name] for name in SERVERS}, API_PORT, mark="k", dice=dice)
     killer = Killer(cluster, deaths, dice)
     try:
@@ -254,9 +262,10 @@ def main() -> int:
     deaths = sum((Counter(one.deaths) for one in done), Counter[str]())
     dice, until = random.Random(arguments.seed), time.monotonic() + 60 * arguments.minutes
     points = (*SERVER, *AGENT, *(DOCKER if with_docker else PROCESS))
+    nursery = Nursery()
     while not arguments.report and time.monotonic() < until and min(deaths[point] for point in points) < arguments.times:
         directory = Path(tempfile.mkdtemp(prefix="kago-kills-"))
-        one = parcel(directory, with_docker=with_docker, times=arguments.times, deaths=deaths, dice=dice)
+        one = parcel(directory, with_docker=with_docker, times=arguments.times, deaths=deaths, dice=dice, nursery=nursery)
         done.append(one)
         if arguments.out is not None:
             with arguments.out.open("ab") as file:
@@ -273,6 +282,7 @@ def main() -> int:
                 + "; ".join(getattr(one.findings, k)[0][:500] for k in Findings.__struct_fields__ if getattr(one.findings, k)),
                 file=sys.stderr,
             )
+    nursery.close()
     print(report(done))
     return 1 if any(one.findings.total() for one in done) else 0
 

@@ -65,9 +65,9 @@ class FaultyNetwork(Network):
         side = "-i" if chain == "INPUT" else "-o"
         subprocess.run([*self.inside(machine), "iptables", how, chain, side, "eth0", "-j", "DROP"], check=True)
 
-    @property
-    def user_space(self) -> str:
-        return self._space("user")
+    def space(self, machine: str) -> str:
+        """Name of its namespace."""
+        return self._space(machine)
 
 
 def _in_space(space: str) -> None:
