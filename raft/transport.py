@@ -23,6 +23,8 @@ _logger = logging.getLogger(__name__)
 _HEADER = struct.Struct(">I")
 _MAX_HELLO_BYTES = 4096
 _MAX_STRANGERS = 64
+"""Not introduced yet; one more takes the oldest one's place, so that nobody can keep members out by waiting."""
+_MAX_STRANGERS_A_HOST = 16
 _HANDSHAKE_S = 3.0
 _DIAL_S = 2.0
 _SILENCE_S = 3.0
@@ -48,6 +50,7 @@ class _Link(asyncio.Protocol):
         self.closing = False
         self.heard_at = wire.clock.monotonic()
         self.address = dialled or "?"
+        self.host = ""
         self.transport: asyncio.Transport | None = None
         self.ended = asyncio.get_running_loop().create_future()
         self._buffer = bytearray()
@@ -59,7 +62,8 @@ class _Link(asyncio.Protocol):
         if sock is not None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if not self.dialled:
-            self.address = str(transport.get_extra_info("peername"))
+            name = transport.get_extra_info("peername")
+            self.address, self.host = str(name), str(name[0]) if isinstance(name, tuple) else ""
         if not self.wire.admit(self):
             self.close()
             return
@@ -182,7 +186,8 @@ class AsyncioWire:
         self._dialling: dict[str, asyncio.Task[None]] = {}
         self._look_ups = LookUps()
         self._links: dict[str, _Link] = {}
-        self._strangers: set[_Link] = set()
+        self._strangers: dict[_Link, None] = {}
+        """In the order in which they came."""
         self._tasks: list[asyncio.Task[None]] = []
         self._sockets: list[socket.socket] = []
         self._server: asyncio.Server | None = None
@@ -286,13 +291,17 @@ class AsyncioWire:
 
     def admit(self, link: _Link) -> bool:
         """Whether one more connection may introduce itself."""
-        if self._closed or len(self._strangers) >= _MAX_STRANGERS:
+        if self._closed:
             return False
-        self._strangers.add(link)
+        waiting = [other for other in self._strangers if not other.dialled and not other.closing]
+        neighbours = [other for other in waiting if other.host == link.host]
+        if not link.dialled and (len(neighbours) >= _MAX_STRANGERS_A_HOST or len(waiting) >= _MAX_STRANGERS):
+            (neighbours or waiting)[0].abort()
+        self._strangers[link] = None
         return True
 
     def opened(self, link: _Link, peer: str) -> None:
-        self._strangers.discard(link)
+        self._strangers.pop(link, None)
         present = self._links.get(peer)
         if self._closed:
             link.close()
@@ -313,7 +322,7 @@ class AsyncioWire:
         return link.dialled == (self._me < peer)
 
     def ended(self, link: _Link, *, by_peer: bool) -> None:
-        self._strangers.discard(link)
+        self._strangers.pop(link, None)
         if link.peer is not None and self._links.get(link.peer) is link:
             del self._links[link.peer]
             if not self._closed:

@@ -12,7 +12,10 @@ from kago.core.model.report import PodReport
 
 REQUEST_S = 5.0
 MAX_HEAD = 16 * 1024
-REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed"}
+MAX_CONNECTIONS = 128
+"""At a time; further ones must be quick and are told to come back, so that the agent's files stay its own."""
+HURRY_S = 0.5
+REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,16 +31,26 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 async def serve_port(host: str, port: int, health: Callable[[], Health], pods: Callable[[], tuple[PodReport, ...]]) -> asyncio.Server:
     """Listens from when it returns; OSError where the address cannot be had."""
 
+    under_way = 0
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal under_way
+        under_way += 1
         try:
-            async with asyncio.timeout(REQUEST_S):
-                status, body = _answer(await reader.readuntil(b"\r\n\r\n"), health, pods)
+            too_many = under_way > MAX_CONNECTIONS
+            async with asyncio.timeout(HURRY_S if too_many else REQUEST_S):
+                request = await reader.readuntil(b"\r\n\r\n")
+                if too_many:
+                    status, body = 503, _error(f"{MAX_CONNECTIONS} connections are open here; come back in a moment")
+                else:
+                    status, body = _answer(request, health, pods)
                 head = f"HTTP/1.1 {status} {REASONS[status]}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
                 writer.write(f"{head}Connection: close\r\n\r\n".encode() + body)
                 await writer.drain()
-        except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
-            pass  # no request, or nobody there any more to tell
+        except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError, asyncio.CancelledError):
+            pass  # no request, or nobody there any more to tell, or the agent stops: this is a task of its own
         finally:
+            under_way -= 1
             writer.close()
 
     return await asyncio.start_server(answer, host, port, limit=MAX_HEAD)

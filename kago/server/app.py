@@ -27,6 +27,7 @@ from kago.core.state.commands import SCHEMA_VERSION, RegisterServer
 from kago.security.keyring import KeyringError
 from kago.server.answers import STOPPING, header_values, problem
 from kago.server.credentials import open_credentials
+from kago.server.gate import Connection, Gate, Limits, explain_timeout
 from kago.server.incoming import Incoming
 from kago.server.joining import log_config
 from kago.server.leader import Leader
@@ -41,8 +42,7 @@ from raft.errors import LogError, LogHalted
 
 _logger = logging.getLogger(__name__)
 ANNOUNCE_AGAIN_S = 0.5
-MAX_BODY_BYTES = 4 * 1024 * 1024
-MAX_DISCARDED_BYTES = 16 * MAX_BODY_BYTES
+MAX_DISCARDED_BYTES = 64 * 1024 * 1024
 DISCARD_S = 2.0
 DRAIN_S = 1.0
 """Requests under way at a stop are given this long; every server's stop must fit into what an operator waits."""
@@ -54,8 +54,9 @@ VERSION = installed_version("kago")
 class Server:
     """A server that can be started and stopped; `serve` runs one as a process."""
 
-    def __init__(self, config: ServeConfig, *, clock: Clock | None = None) -> None:
+    def __init__(self, config: ServeConfig, *, clock: Clock | None = None, limits: Limits | None = None) -> None:
         self.config = config
+        self.limits = limits or Limits()
         self.clock = clock or SystemClock()
         self.store = Store(self.clock)
         self.leader = Leader(config, self.store, self.clock)
@@ -179,16 +180,14 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
     app = Sanic(f"kago-{id(server):x}", configure_logging=False, request_class=Incoming)
     app.config.update(
         {
+            **server.limits.sanic_config(),
             "ACCESS_LOG": False,
-            "REQUEST_MAX_SIZE": MAX_BODY_BYTES,
-            "REQUEST_TIMEOUT": 10,
-            "RESPONSE_TIMEOUT": 60,
-            "KEEP_ALIVE_TIMEOUT": 75,
             "GRACEFUL_SHUTDOWN_TIMEOUT": 1.0,
             "MOTD": False,
             "FALLBACK_ERROR_FORMAT": "json",
         }
     )
+    app.ctx.gate = Gate(server.limits, server.clock.monotonic)
     metrics, store = Metrics(server.store), server.store
     parts = [
         deployments.blueprint(store),
@@ -217,7 +216,7 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
             await _discard_body(request)
         return problem(request, _refusal(request, error))
 
-    api = await app.create_server(sock=own, return_asyncio_server=True, access_log=False)
+    api = await app.create_server(sock=own, protocol=Connection, return_asyncio_server=True, access_log=False)
     if api is None:
         raise OSError("the API could not be started")
     # Sanic rewrites its own methods for speed; it can do so once a process, and all our apps are alike.
@@ -236,8 +235,11 @@ def _refusal(request: Request, error: Exception) -> Refused:
     if isinstance(error, RequestCancelled):
         return Refused(408, "timeout", "the client did not wait for the answer")
     if isinstance(error, SanicException):
-        names = {400: "bad-request", 404: "not-found", 408: "timeout", 413: "too-large", 417: "expectation-failed"}
+        names = {400: "bad-request", 404: "not-found", 413: "too-large", 417: "expectation-failed"}
         status = error.status_code
+        slow = status == 503 and getattr(request.stream, "request_body", None)
+        if status == 408 or slow:
+            return Refused(408, "timeout", explain_timeout(request))
         if status == 503:
             return unavailable("timeout", "this took too long")
         detail = f"there is nothing at {request.path}" if status == 404 else str(error) or "the request cannot be served"

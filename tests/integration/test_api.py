@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from kago.config import ServeConfig
 from kago.server.app import Server
+from kago.server.gate import Limits
 from raft import MemoryLog
 from raft.contract import LogStatus
 from raft.errors import NoLeader
@@ -46,9 +47,9 @@ class Leaderless(MemoryLog):
 
 
 @asynccontextmanager
-async def running(base: Path) -> AsyncIterator[tuple[Server, httpx.AsyncClient]]:
+async def running(base: Path, limits: Limits | None = None) -> AsyncIterator[tuple[Server, httpx.AsyncClient]]:
     config = ServeConfig(port=0, me="memory:0", members=("memory:0",), api_url="http://127.0.0.1:1", data_dir=base)
-    server = Server(config)
+    server = Server(config, limits=limits)
     await server.start(Leaderless(server.store.machine))
     try:
         async with httpx.AsyncClient(base_url=server.url, timeout=5) as client:

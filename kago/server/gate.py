@@ -1,0 +1,217 @@
+"""Who may connect, how many, how fast, and how long a client may take: every limit of the API's port beside its check and its answer.
+
+Sanic limits bodies, heads and what it buffers, but counts its time-outs anew with every byte that comes, so that a client that trickles
+holds a connection for ever; here they count from where the request began, or from the last byte of the answer that was taken. Clients on
+loopback are spared the limits per client, for whoever is there may do worse.
+"""
+
+import ipaddress
+import logging
+import resource
+import socket
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+from msgspec import Struct
+from sanic import Request
+from sanic.http import Stage
+from sanic.server import HttpProtocol
+
+from kago.server.problems import CONTENT_TYPE, Refused
+
+_logger = logging.getLogger(__name__)
+DEAD_PEER_S = 30
+"""A machine that is gone without a word is noticed after this long by the kernel: half-open watches do not heap up."""
+SPARE_FILES = 256
+"""File descriptors kept for the log, the other servers and the process itself."""
+MAX_CLIENTS = 10_000
+"""Clients whose rate is remembered; each costs a hundred bytes."""
+REFUSALS_SAID_EVERY_S = 5.0
+LAST_WORDS_S = 2.0
+"""Between the answer that a request took too long and the end of its connection."""
+HURRY_S = 0.5
+"""A connection that is one too many is told so if it asks for something within this time: a close before that would be a reset."""
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    connections: int = 20_000
+    """Open ones; fewer where the process may not open so many files."""
+    connections_a_client: int = 2_000
+    requests_a_second: float = 500.0
+    """Of one client, lastingly."""
+    burst: int = 1_000
+    """Requests a client may be ahead of that."""
+    spare_loopback: bool = True
+    head_s: float = 10.0
+    """From a request's first byte to the end of its head."""
+    answer_s: float = 60.0
+    """From a request's first byte to the end of its body and the beginning of the answer; then from one piece of it taken to the next."""
+    idle_s: float = 75.0
+    """From an answer to the next request."""
+    body_bytes: int = 4 * 1024 * 1024
+
+    def sanic_config(self) -> dict[str, float]:
+        """What of it Sanic checks, or we in its place under its names."""
+        return {
+            "REQUEST_TIMEOUT": self.head_s,
+            "RESPONSE_TIMEOUT": self.answer_s,
+            "KEEP_ALIVE_TIMEOUT": self.idle_s,
+            "REQUEST_MAX_SIZE": self.body_bytes,
+        }
+
+
+class Gate:
+    """Counts connections and requests by client: an IPv4 address, or an IPv6 network of 64 bits."""
+
+    def __init__(self, limits: Limits, now: Callable[[], float]) -> None:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.most = limits.connections if soft == resource.RLIM_INFINITY else min(limits.connections, max(1, soft - SPARE_FILES))
+        self._limits = limits
+        self._now = now
+        self._open = 0
+        self._open_of: dict[str, int] = {}
+        self._due: dict[str, float] = {}
+        """When each client will have made up for its requests so far; clients that have are forgotten at some time."""
+        self._said_at = float("-inf")
+        self._unsaid = 0
+
+    def client_of(self, peername: Any) -> str:
+        """The name under which this peer is counted; empty for one that is not."""
+        if not isinstance(peername, tuple):
+            return ""
+        address = ipaddress.ip_address(peername[0].partition("%")[0])
+        if isinstance(address, ipaddress.IPv6Address):
+            address = address.ipv4_mapped or address
+        if address.is_loopback and self._limits.spare_loopback:
+            return ""
+        return str(address) if address.version == 4 else str(ipaddress.ip_network((address, 64), strict=False))
+
+    def enter(self, client: str) -> Refused | None:
+        """Count one more connection, or say why there may be none. `leave` when it ends."""
+        if self._open >= self.most:
+            return self._turned_away(client, f"{self.most} connections are open on this server; ask another one")
+        if client and self._open_of.get(client, 0) >= self._limits.connections_a_client:
+            most = self._limits.connections_a_client
+            return self._turned_away(client, f"{most} connections are open from {client}, as many as one client may have; close some")
+        self._open += 1
+        if client:
+            self._open_of[client] = self._open_of.get(client, 0) + 1
+        return None
+
+    def leave(self, client: str) -> None:
+        self._open -= 1
+        if client:
+            self._open_of[client] -= 1
+            if not self._open_of[client]:
+                del self._open_of[client]
+
+    def check_rate(self, client: str) -> None:
+        """Count one more request. Refused (429) where the client asks too fast; then it is not counted."""
+        if not client:
+            return
+        now, limits = self._now(), self._limits
+        due = max(now, self._due.get(client, now)) + 1 / limits.requests_a_second
+        wait_s = due - now - limits.burst / limits.requests_a_second
+        if wait_s > 0:
+            detail = f"{client} asks more than {limits.requests_a_second:g} times a second; ask again in {wait_s:.2f} s"
+            raise _too_many(detail, int(wait_s) + 1)
+        self._due[client] = due
+        if len(self._due) > MAX_CLIENTS:
+            self._due = {name: at for name, at in self._due.items() if at > now}
+            while len(self._due) > MAX_CLIENTS:
+                del self._due[next(iter(self._due))]
+
+    def _turned_away(self, client: str, detail: str) -> Refused:
+        now = self._now()
+        self._unsaid += 1
+        if now - self._said_at >= REFUSALS_SAID_EVERY_S:
+            _logger.warning("turned away %d connections, the last one from %s: %s", self._unsaid, client or "this machine", detail)
+            self._said_at, self._unsaid = now, 0
+        return _too_many(detail, 5)
+
+
+def _too_many(detail: str, retry_after_s: int) -> Refused:
+    return Refused(429, "rate-limited", detail, headers={"retry-after": str(retry_after_s)}, extra={"retry_after": retry_after_s})
+
+
+class Connection(HttpProtocol):
+    """Sanic's protocol behind the gate, which the application carries as `app.ctx.gate`."""
+
+    __slots__ = ("_client", "_refusal")
+
+    def _setup(self) -> None:
+        super()._setup()  # type: ignore[no-untyped-call]
+        self._client = ""
+        self._refusal: Refused | None = None
+        self.request_handler = self._handle
+
+    async def _handle(self, request: Request) -> None:
+        # Before the body is read. Raised here it is answered like what a route raises.
+        self.app.ctx.gate.check_rate(self._client)
+        await self.app.handle_request(request)
+
+    def connection_made(self, transport: Any) -> None:
+        gate: Gate = self.app.ctx.gate
+        self._client = gate.client_of(transport.get_extra_info("peername"))
+        self._refusal = gate.enter(self._client)
+        if self._refusal is not None:
+            self.transport = transport
+            self.loop.call_later(HURRY_S, transport.abort)
+            return
+        _notice_dead_peers(transport.get_extra_info("socket"))
+        super().connection_made(transport)  # type: ignore[no-untyped-call]
+
+    def data_received(self, data: bytes) -> None:
+        if self._refusal is not None:
+            if self.transport is not None and not self.transport.is_closing():
+                self.transport.write(_whole_answer(self._refusal))
+                self.transport.close()
+            return
+        began = self._time
+        super().data_received(data)
+        http = self._http
+        # Only what comes between two requests begins something new; not so what is left of a body that nobody wanted.
+        if http is not None and (http.stage is not Stage.IDLE or getattr(http, "request_body", None)):
+            self._time = began
+
+    def check_timeouts(self) -> None:
+        """Sanic's, which tells the client once and then reads on what is left of the body, for as long as it pleases the client."""
+        pending = self._callback_check_timeouts
+        super().check_timeouts()  # type: ignore[no-untyped-call]
+        if self._callback_check_timeouts is pending:
+            self.loop.call_later(LAST_WORDS_S, self._cut_off)
+
+    def _cut_off(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._refusal is None:
+            self.app.ctx.gate.leave(self._client)
+            super().connection_lost(error)  # type: ignore[no-untyped-call]
+
+
+def explain_timeout(request: Request) -> str:
+    """Words for a 408: what its sender did not send in time."""
+    http, config = request.stream, request.app.config
+    if http is not None and getattr(http, "request_body", None):
+        return f"the body did not arrive within {config.RESPONSE_TIMEOUT:g} s"
+    return f"the head of the request did not arrive within {config.REQUEST_TIMEOUT:g} s"
+
+
+def _notice_dead_peers(sock: Any) -> None:
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, DEAD_PEER_S // 2)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_PEER_S * 1000)
+
+
+def _whole_answer(refused: Refused) -> bytes:
+    """For a connection that no request will be read from."""
+    body = refused.body("/")
+    headers = {"content-type": CONTENT_TYPE, "content-length": str(len(body)), "connection": "close", **refused.headers}
+    lines = [f"HTTP/1.1 {refused.status} {HTTPStatus(refused.status).phrase}", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
