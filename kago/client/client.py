@@ -86,17 +86,16 @@ class Client:
         return _decode(await self._walker.call("GET", _path(kind, name), params=self._read_params({}, stale)), kind)
 
     async def create(self, spec: DeploymentSpec, *, dry_run: bool = False) -> Deployment:
-        """Problem 409 if it exists. Sent with an Idempotency-Key, so a repetition gets the first answer."""
-        headers = {"idempotency-key": uuid.uuid4().hex}
-        return _decode(await self._write("POST", PATHS[Deployment], msgspec.json.encode(spec), headers, dry_run=dry_run), Deployment)
+        """Problem 409 if it exists, but not when our own earlier attempt made it."""
+        return _decode(await self._write("POST", PATHS[Deployment], msgspec.json.encode(spec), dry_run=dry_run), Deployment)
 
     async def update(self, name: str, change: DeploymentSpec | DeploymentPatch, *, dry_run: bool = False) -> Deployment:
         """PUT: a patch changes what it names, a spec everything; Problem 404."""
-        return _decode(await self._write("PUT", _path(Deployment, name), msgspec.json.encode(change), {}, dry_run=dry_run), Deployment)
+        return _decode(await self._write("PUT", _path(Deployment, name), msgspec.json.encode(change), dry_run=dry_run), Deployment)
 
     async def delete(self, kind: type[Deployment] | type[Pod] | type[Node], name: str, *, dry_run: bool = False) -> None:
         """Problem 404, but not when our own earlier attempt did it."""
-        await self._write("DELETE", _path(kind, name), None, {}, dry_run=dry_run)
+        await self._write("DELETE", _path(kind, name), None, dry_run=dry_run)
 
     async def cluster(self) -> ClusterStatus:
         """Who leads, and how far every server is; answered without a quorum too."""
@@ -189,9 +188,11 @@ class Client:
                 params["min_index"] = str(self._written)
         return params
 
-    async def _write(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], *, dry_run: bool) -> httpx.Response:
+    async def _write(self, method: str, path: str, body: bytes | None, *, dry_run: bool) -> httpx.Response:
+        """Every write has a key, also PUT and DELETE: an attempt that hung on its way must not be carried out after a later write."""
         params = {"dry_run": "true"} if dry_run else {}
-        answer = await self._walker.call(method, path, params=params, body=body, headers={**(_JSON if body else {}), **headers})
+        headers = {**(_JSON if body else {}), "idempotency-key": uuid.uuid4().hex}
+        answer = await self._walker.call(method, path, params=params, body=body, headers=headers)
         index = answer.headers.get("x-kago-index", "")
         if index.isdigit():
             self._written = max(self._written, int(index))

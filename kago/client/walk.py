@@ -1,7 +1,7 @@
 """One request to any of several servers: who is asked next, for how long, and what may be asked twice.
 
-Everything sent here may be repeated: reads, PUT and DELETE by their nature, POST by its Idempotency-Key or because it
-only restates something (registration, heartbeat). So a server that dies with our request in its hands costs a repetition,
+Everything sent here may be repeated: reads by their nature, writes by their Idempotency-Key, registrations and heartbeats because
+they only restate something. So a server that dies with our request in its hands costs a repetition,
 never a doubt. What is not repeated is an answer that says no.
 """
 

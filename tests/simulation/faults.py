@@ -4,8 +4,11 @@ A profile is a table of weights. Half of the faults that strike one member prefe
 """
 
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Protocol
+
+from msgspec import Struct
 
 from .disk import Platter
 from .network import Network
@@ -30,6 +33,15 @@ LATE_ERROR_S = 1.0
 """An error of the disk may still come to light so long after the disk is well again."""
 
 
+class Fault(Struct, frozen=True, kw_only=True):
+    """One fault that struck. Its own chance hangs on its number, so that it is the same fault though others are left out."""
+
+    number: int
+    at: float
+    kind: str
+    victim: str
+
+
 class Victim(Protocol):
     """What the nemesis needs of a process."""
 
@@ -52,14 +64,28 @@ class Victim(Protocol):
 
 
 class Nemesis:
-    def __init__(self, world: World, network: Network, victims: dict[str, Victim], profile: str, every_s: float) -> None:
+    def __init__(
+        self,
+        world: World,
+        network: Network,
+        victims: dict[str, Victim],
+        profile: str,
+        every_s: float,
+        *,
+        only: tuple[Fault, ...] | None = None,
+    ) -> None:
+        """`only`: these faults of an earlier run of the seed, instead of drawing any."""
         self._world = world
         self._network = network
         self._victims = victims
         self._every_s = every_s
-        self._chance: Random = world.random("faults")
-        self._weights = PROFILES[profile]
-        self._dumpkill = profile == "dumpkill"
+        self._only = only
+        self._dice: Random = world.random("faults")
+        self._chance = self._dice
+        """Of the present fault."""
+        self._weights = self._profile(profile)
+        self._dumpkill = world.random("dumpkill") if profile == "dumpkill" else None
+        self.struck: list[Fault] = []
         self.resting = False
         """True once everything is being healed: nothing new goes wrong."""
         self._kinds: dict[str, Callable[[Victim], None]] = {
@@ -81,30 +107,47 @@ class Nemesis:
             "flip": self._flip,
         }
 
+    def _profile(self, name: str) -> dict[str, int]:
+        return PROFILES[name]
+
     def start(self, at: float) -> None:
-        if self._weights:
+        if self._only is not None:
+            for fault in self._only:
+                self._world.at(fault.at, partial(self._commit, fault))
+        elif self._weights:
             self._world.at(at, self._strike)
 
     def _strike(self) -> None:
         if self.resting:
             return
-        chance = self._chance
-        kind = chance.choices(list(self._weights), list(self._weights.values()))[0]
-        victim = self._victims[chance.choice(sorted(self._victims))]
+        dice = self._dice
+        kind = dice.choices(list(self._weights), list(self._weights.values()))[0]
+        number = len(self.struck)
+        self._commit(Fault(number=number, at=self._world.now, kind=kind, victim=self._victim_of(kind)))
+        self._world.after(dice.expovariate(1.0 / self._every_s), self._strike)
+
+    def _victim_of(self, kind: str) -> str:
+        name = self._dice.choice(sorted(self._victims))
         leaders = [v for _, v in sorted(self._victims.items()) if v.leads()]
-        if chance.random() < 0.5 and leaders:
-            victim = leaders[-1]
-        self._world.counts[f"fault-{kind}"] += 1
-        self._world.log("fault", kind, victim.name)
-        self._kinds[kind](victim)
-        self._world.after(chance.expovariate(1.0 / self._every_s), self._strike)
+        return leaders[-1].name if self._dice.random() < 0.5 and leaders else name
+
+    def _commit(self, fault: Fault) -> None:
+        self._world.counts[f"fault-{fault.kind}"] += 1
+        self._world.log("fault", fault.kind, fault.victim)
+        self.struck.append(fault)
+        self._chance = self._world.random(f"fault/{fault.number}")
+        self._cause(fault)
+
+    def _cause(self, fault: Fault) -> None:
+        self._kinds[fault.kind](self._victims[fault.victim])
 
     def snapshot_renamed(self) -> None:
         """Told of each snapshot that reached its final name."""
-        if self._dumpkill and not self.resting and self._chance.random() < DUMPKILL_SHARE:
+        dice = self._dumpkill
+        if dice is not None and not self.resting and dice.random() < DUMPKILL_SHARE:
             self._world.counts["fault-dumpkill"] += 1
             self._world.log("fault", "dumpkill")
-            self._world.after(self._chance.choice((0.0, 1e-4, 2e-3)), lambda: self._kill_all(None))
+            self._world.after(dice.choice((0.0, 1e-4, 2e-3)), lambda: self._kill_all(None))
 
     def heal(self) -> None:
         """End every fault; members come back within half a second."""

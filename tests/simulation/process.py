@@ -10,7 +10,7 @@ from random import Random
 
 from msgspec import Struct, structs
 
-from raft.contract import LogStatus, RaftConfig, Reply, Role
+from raft.contract import LogStatus, RaftConfig, Reply, Role, StateMachine
 from raft.errors import LogError, LogHalted, NotDone, OutcomeUnknown, StartRefused
 from raft.replica import Replica
 
@@ -244,7 +244,7 @@ class Process:
         self._inbox.clear()
         self._highest, self._role, self._term, self._last_turn, self._busy_until = (0, 0), Role.FOLLOWER, 0, world.now, world.now
         self._books.life_began(self.name)
-        self.machine = ListMachine(self.name, self._books)
+        machine = self._born()
         self.disk = SimDisk(self.platter)
         self.wire = SimWire(self._network, self)
         world.counts["starts"] += 1
@@ -253,7 +253,7 @@ class Process:
         try:
             self.replica = Replica(
                 config,
-                self.machine,
+                machine,
                 disk=self.disk,
                 wire=self.wire,
                 clock=world,
@@ -265,6 +265,7 @@ class Process:
             self.replica.on_role = self._role_changed
             self.replica.on_wake = lambda: self._wake(world.now)
             self._learner = self.replica.guard.learner
+            self._opened(self.replica)
             self.replica.start()
         except SimCrash:
             self.die(power=False)
@@ -280,6 +281,14 @@ class Process:
             self.excuse = ""
         self._suspicious.clear()
         self._wake(world.now)
+
+    def _born(self) -> StateMachine:
+        """The state machine of the life that begins; where more than a log lives in this process, that begins with it."""
+        self.machine = ListMachine(self.name, self._books)
+        return self.machine
+
+    def _opened(self, replica: Replica) -> None:
+        """The replica of this life is about to start."""
 
     def _halts(self, error: LogError) -> None:
         self._fatal = error

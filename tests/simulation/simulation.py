@@ -13,7 +13,7 @@ from raft.contract import RaftConfig
 
 from .checkers import Books
 from .disk import Inode
-from .faults import PROFILES, Nemesis
+from .faults import PROFILES, Fault, Nemesis
 from .network import Latency, Network
 from .process import Pace, Process
 from .workload import Clients
@@ -32,10 +32,14 @@ class Options(Struct, frozen=True, kw_only=True):
     seconds: float = 30.0
     members: int = 3
     ablate: frozenset[str] = frozenset()
+    plant: str = ""
+    """A bug planted for the length of the run (`plants.py`)."""
     fault_every_s: float = 1.5
     writes_per_s: float = 8.0
     reads_per_s: float = 6.0
     keep_trace: bool = False
+    only: tuple[Fault, ...] | None = None
+    """These faults of an earlier run, instead of drawing any."""
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -45,6 +49,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     trace: str
     violations: tuple[Violation, ...]
     kinds: dict[str, int]
+    struck: tuple[Fault, ...]
     counts: dict[str, int]
     answers: dict[str, int]
     elections: int
@@ -124,7 +129,7 @@ class Simulation:
                 transfer_bytes=self.sizes.transfer,
             )
             self.processes[name] = Process(self.world, self.network, self.books, config, pace)
-        self.nemesis = Nemesis(self.world, self.network, dict(self.processes), options.profile, options.fault_every_s)
+        self.nemesis = Nemesis(self.world, self.network, dict(self.processes), options.profile, options.fault_every_s, only=options.only)
         for process in self.processes.values():
             process.on_snapshot_renamed = self.nemesis.snapshot_renamed
         self.clients = Clients(
@@ -203,6 +208,7 @@ class Simulation:
             trace=world.trace_hash(),
             violations=tuple(world.violations),
             kinds=dict(world.violation_kinds),
+            struck=tuple(self.nemesis.struck),
             counts=dict(world.counts),
             answers=dict(books.outcomes),
             elections=len(books.leaders),

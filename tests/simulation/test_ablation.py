@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.simulation.plants import PLANTS
+from tests.simulation.runs import simulate
 from tests.simulation.scenarios import deposed_leader, late_acknowledgement, overtaken_snapshot
 from tests.simulation.simulation import Options, Outcome, Simulation
 
@@ -78,3 +80,12 @@ def test_without_minding_rewinds_entries_travel_again_and_again() -> None:
     minding = sum(run(seed, "net", "").counts["sent-bytes"] for seed in seeds)
     rewinding = sum(run(seed, "net", "rewind").counts["sent-bytes"] for seed in seeds)
     assert rewinding > 1.08 * minding, f"{rewinding} bytes without, {minding} with"
+
+
+@pytest.mark.parametrize("name", sorted(PLANTS))
+def test_a_planted_bug_is_found(name: str) -> None:
+    plant = PLANTS[name]
+    for seed in (plant.seed, *MORE_SEEDS):
+        if simulate(seed, Options(profile=plant.profile, seconds=SECONDS, plant=name)).kinds:
+            return
+    pytest.fail(f"nobody noticed in {1 + len(MORE_SEEDS)} runs: {plant.what}")

@@ -6,9 +6,10 @@ and no pod is stopped whose end would leave fewer available than replicas - max_
 that is turned round half-way is simply another rollout.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from kago.core.model.deployment import Deployment
 from kago.core.model.pod import Pod
@@ -31,8 +32,9 @@ def roll_out(tables: Tables, deployment: Deployment, *, now: float) -> Rollout:
         return Rollout()
     live = [pod for pod in tables.pods_of_deployment(deployment.name) if pod.live]
     step = _Step(deployment, live, now)
-    creates = _creates(tables, deployment, len(live), step.missing())
-    commands: tuple[CreatePods | StopPods, ...] = (*creates, *_stops(tables, deployment, step.stops()))
+    creates = tuple(_creates(tables, deployment, len(live), step.missing()))
+    made = sum(command.count for command in creates)
+    commands: tuple[CreatePods | StopPods, ...] = (*creates, *_stops(tables, deployment, step.stops(), len(live) + made))
     waits = [left for pod in live if pod.ready and (left := _left_s(pod, deployment, now)) > 0]
     return Rollout(commands, min(waits, default=None) if step.rolling else None)
 
@@ -97,7 +99,7 @@ def _left_s(pod: Pod, deployment: Deployment, now: float) -> float:
     return pod.ready_at + deployment.rolling_update.min_ready_s - now
 
 
-def _creates(tables: Tables, deployment: Deployment, total: int, missing: int) -> Iterable[CreatePods]:
+def _creates(tables: Tables, deployment: Deployment, total: int, missing: int) -> Iterator[CreatePods]:
     for done in range(0, missing, MAX_PODS_PER_COMMAND):
         yield CreatePods(
             epoch=tables.cluster.epoch,
@@ -108,7 +110,9 @@ def _creates(tables: Tables, deployment: Deployment, total: int, missing: int) -
         )
 
 
-def _stops(tables: Tables, deployment: Deployment, pods: list[Pod]) -> Iterable[StopPods]:
+def _stops(tables: Tables, deployment: Deployment, pods: list[Pod], total: int) -> Iterator[StopPods]:
+    """`total` pods are live when the first of these is applied. Each says what it counts on, as it will be after those before it."""
+    ready = deployment.ready_replicas
     surplus = [pod for pod in pods if pod.revision == deployment.revision]
     replaced = [pod for pod in pods if pod.revision != deployment.revision]
     for reason, message, chosen in (
@@ -116,5 +120,13 @@ def _stops(tables: Tables, deployment: Deployment, pods: list[Pod]) -> Iterable[
         ("Replaced", f"revision {deployment.revision} takes over", replaced),
     ):
         for done in range(0, len(chosen), MAX_PODS_PER_COMMAND):
-            ids = tuple(pod.id for pod in chosen[done : done + MAX_PODS_PER_COMMAND])
-            yield StopPods(epoch=tables.cluster.epoch, ids=ids, reason=reason, message=message)
+            batch = chosen[done : done + MAX_PODS_PER_COMMAND]
+            command = StopPods(epoch=tables.cluster.epoch, ids=tuple(pod.id for pod in batch), reason=reason, message=message)
+            if tables.cluster.schema_version >= 2:
+                command = replace(
+                    command, deployment_name=deployment.name, spec_version=deployment.spec_version, total_replicas=total,
+                    ready_replicas=ready,
+                )
+            total -= len(batch)
+            ready -= sum(pod.ready for pod in batch)
+            yield command

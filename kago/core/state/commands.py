@@ -152,6 +152,15 @@ class StopPods(Command, frozen=True, kw_only=True):
     ids: tuple[str, ...]
     reason: str
     message: str = ""
+    deployment_name: str = ""
+    """Whose pods they are, from schema 2 on. Refused unless all of the following is still as the decision saw it."""
+    spec_version: int = 0
+    total_replicas: int = 0
+    ready_replicas: int = 0
+    """More may be ready by now, but not fewer."""
+
+    def needs(self) -> int:
+        return 2 if self.deployment_name else 1
 
 
 class Assignment(Struct, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """What the client asks again, what it does not, and what it says when nobody answers."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 import httpx
 import msgspec
@@ -104,7 +104,17 @@ def test_no_leader_until_the_deadline_is_that_problem() -> None:
     asyncio.run(scenario())
 
 
-def test_a_repeated_create_keeps_its_key() -> None:
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda client: client.create(DeploymentSpec(name="web", image="nginx")),
+        lambda client: client.update("web", DeploymentPatch(replicas=3)),
+        lambda client: client.delete(Deployment, "web"),
+    ],
+    ids=["create", "update", "delete"],
+)
+def test_a_repeated_write_keeps_its_key(write: Callable[[Client], Coroutine[None, None, object]]) -> None:
+    """Else the first attempt, held up on its way, could be carried out after a later write."""
     keys: list[str] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -115,7 +125,7 @@ def test_a_repeated_create_keeps_its_key() -> None:
 
     async def scenario() -> None:
         async with client_of(A, B, handler=handler) as client:
-            await client.create(DeploymentSpec(name="web", image="nginx"))
+            await write(client)
 
     asyncio.run(scenario())
     assert len(keys) == 2

@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from kago.core.model.deployment import DeploymentPatch, DeploymentSpec, Network, PullPolicy, ResourcesPatch, Runtime
 from kago.core.model.node import NodeStatus
@@ -136,6 +137,24 @@ def test_a_stopped_or_unknown_pod_is_not_bound_or_explained(stage: Stage) -> Non
     assert stage.assign("n2", one) == 0
     explained = stage.accepted(c.ExplainPods(epoch=1, pods=(c.Unplaced(pod_id=one.id, reason="Unschedulable", message="x"),)))
     assert not explained.changed
+
+
+def test_what_one_too_many_was_counted_for_is_not_stopped_after_a_change() -> None:
+    stage = Stage(epoch=0)
+    stage.accepted(c.ClaimLeadership(server="s1:7080", term=1, cluster_id="story", schema=2))
+    one, two = stage.deployment()
+    stage.accepted(c.UpdateDeployment(name="web", patch=DeploymentPatch(replicas=1)))
+    wanted = stage.machine.tables.deployments["web"].spec_version
+    stop = c.StopPods(epoch=1, ids=(one.id,), reason="ScaledDown", deployment_name="web", spec_version=wanted, total_replicas=2)
+    stage.accepted(c.DeletePod(id=two.id))
+    assert stage.refused(stop) is Refusal.STALE_VERSION
+    stop = replace(stop, total_replicas=1)
+    assert stage.refused(replace(stop, ready_replicas=1)) is Refusal.STALE_VERSION
+    assert stage.refused(replace(stop, deployment_name="other")) is Refusal.NOT_FOUND
+    again = stage.accepted(c.UpdateDeployment(name="web", patch=DeploymentPatch(replicas=2)))
+    assert stage.refused(stop) is Refusal.STALE_VERSION
+    stage.accepted(replace(stop, spec_version=again.version))
+    assert stage.pods() == []
 
 
 def test_only_finished_pods_are_removed(stage: Stage) -> None:

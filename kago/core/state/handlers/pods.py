@@ -41,6 +41,8 @@ def create(draft: Draft, command: CreatePods) -> Reply:
 def stop(draft: Draft, command: StopPods) -> Reply:
     if len(command.ids) > MAX_PODS_PER_COMMAND:
         return _too_many(len(command.ids))
+    if command.deployment_name and (stale := _stale_stop(draft, command)):
+        return stale
     pods = [pod for id in command.ids if (pod := draft.pod(id)) is not None]
     stopped = sum(draft.stop_pod(pod, reason=command.reason, message=command.message) for pod in pods)
     return Accepted(version=draft.index, count=stopped)
@@ -93,6 +95,20 @@ def explain(draft: Draft, command: ExplainPods) -> Reply:
             draft.put_pod(replace(pod, reason=unplaced.reason, message=unplaced.message))
             explained += 1
     return Accepted(version=draft.index, count=explained)
+
+
+def _stale_stop(draft: Draft, command: StopPods) -> Rejection | None:
+    """A pod that one too many was counted for may be needed by now: its user scaled up again, or another one is gone."""
+    deployment = draft.deployment(command.deployment_name)
+    if deployment is None:
+        return Rejection(refusal=Refusal.NOT_FOUND, detail=f"there is no deployment {command.deployment_name}")
+    counted = (command.spec_version, command.total_replicas)
+    if counted != (deployment.spec_version, deployment.total_replicas) or deployment.ready_replicas < command.ready_replicas:
+        return Rejection(
+            refusal=Refusal.STALE_VERSION,
+            detail=f"deployment {deployment.name} has changed since: {deployment.total_replicas} pods, {deployment.ready_replicas} ready",
+        )
+    return None
 
 
 def _unplaced(pod: Pod) -> bool:

@@ -1,0 +1,101 @@
+"""A simulated worker node: the production agent's parts on a loop of ours, over an engine that outlives it.
+
+Its notes are real files below a directory of the run's; what `kago.agent.app` does with sockets and signals is left out, the rest is wired
+as it is there.
+"""
+
+import asyncio
+import random
+import shutil
+from pathlib import Path
+from typing import Protocol
+
+from kago.agent.app import CALL_S
+from kago.agent.masters import Masters, Superseded
+from kago.agent.notes import FILE, Notebook
+from kago.agent.worker import Worker
+from kago.client.client import Client
+from kago.core.model.deployment import Runtime
+from kago.core.model.pod import Pod
+from kago.core.model.report import Registration
+from kago.core.model.resources import Resources
+from tests.simulation.cluster.actor import Actor, Clock
+from tests.simulation.cluster.engine import Engine, Mood, SimRuntime, Watchman
+from tests.simulation.cluster.web import Transport, Web
+from tests.simulation.world import World
+
+OPERATOR_S = 6.0
+"""Whoever looks after the machines starts an agent again that has ended as superseded."""
+
+
+class Auditor(Watchman, Protocol):
+    def will_start(self, node: str, pod: Pod, seen_index: int) -> None:
+        """An agent that has seen the state at `seen_index` is about to start this pod."""
+
+
+class AgentNode(Actor):
+    def __init__(self, world: World, name: str, web: Web, data_dir: Path, auditor: Auditor, mood: Mood, number: int) -> None:
+        super().__init__(world, name, Clock(world, number))
+        self.data_dir = data_dir
+        self.copies: list[bytes] = []
+        """Older contents of its notes, as a backup would have them."""
+        self.engine = Engine(world, name, self.clock, auditor, mood)
+        self._web = web
+        self._auditor = auditor
+        self._notebook: Notebook | None = None
+
+    async def main(self) -> None:
+        with Notebook(self.data_dir) as notebook:
+            self._notebook = notebook
+            self._keep_copy()
+            await self._serve(notebook)
+
+    async def _serve(self, notebook: Notebook) -> None:
+        registration = Registration(
+            name=self.name, id=notebook.notes.agent_id, incarnation=notebook.notes.incarnation, address=self.name, port=8081,
+            capacity=Resources(cpu_millis=4000, memory_mb=8192), runtimes=(Runtime.DOCKER,),
+        )
+        servers = (*(f"http://{host}" for host in sorted(self._web.doors)), *notebook.notes.masters)
+        telling = Client(servers, timeout_s=CALL_S, clock=self.clock, transport=Transport(self._web, self))
+        watching = Client(servers, timeout_s=CALL_S, clock=self.clock, transport=Transport(self._web, self))
+        runtime = SimRuntime(self.engine, self)
+        runtime.before_start = lambda pod: self._auditor.will_start(self.name, pod, notebook.notes.index)
+        worker = Worker(notebook, {Runtime.DOCKER: runtime}, self.name, self.clock)
+        dice = self.world.random(f"agent/{self.name}/{self.life}")
+        masters = Masters(
+            registration, notebook, worker, self.clock, telling=telling, watching=watching, dice=random.Random(dice.random())
+        )
+        worker.on_reports = masters.news
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(masters.tell())
+            tasks.create_task(masters.watch())
+            tasks.create_task(worker.run())
+
+    def ended(self, error: BaseException | None) -> None:
+        if isinstance(error, BaseExceptionGroup) and error.split(Superseded)[1] is None:
+            self.world.log("superseded", self.name)
+            self.world.counts["superseded"] += 1
+            self.world.after(OPERATOR_S, lambda: None if self.alive else self.start())
+        else:
+            super().ended(error)
+
+    def die(self) -> None:
+        super().die()
+        notebook, self._notebook = self._notebook, None
+        if notebook is not None:
+            notebook.close()  # the kernel gives up the dead process's lock
+            notebook.close = lambda: None  # type: ignore[method-assign]
+
+    def _keep_copy(self) -> None:
+        self.copies.append((self.data_dir / FILE).read_bytes())
+
+    def restore_copy(self, copy: bytes) -> None:
+        """Somebody puts back an older copy of a stopped agent's directory."""
+        (self.data_dir / FILE).write_bytes(copy)
+
+    def copy_now(self) -> None:
+        if (self.data_dir / FILE).exists():
+            self._keep_copy()
+
+    def forget(self) -> None:
+        shutil.rmtree(self.data_dir, ignore_errors=True)

@@ -1,0 +1,233 @@
+"""One run of a whole cluster: servers, agents, engines and users in one world; break it, heal it, judge it."""
+
+import gc
+import shutil
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kago.core.model.deployment import Strategy
+from kago.core.model.node import NodeStatus
+from raft.contract import RaftConfig
+from tests.simulation.cluster.agent import AgentNode
+from tests.simulation.cluster.api import quick_blueprints
+from tests.simulation.cluster.containers import Harbour
+from tests.simulation.cluster.engine import CALM, Mood
+from tests.simulation.cluster.faults import PROFILES, ClusterNemesis
+from tests.simulation.cluster.history import History
+from tests.simulation.cluster.ledger import Ledger
+from tests.simulation.cluster.server import ServerProcess
+from tests.simulation.cluster.users import User
+from tests.simulation.cluster.web import Manners, Web
+from tests.simulation.network import Latency, Network
+from tests.simulation.process import Pace
+from tests.simulation.simulation import NARROW, PORT, ROOMY, WRITE_BACK_S, Options, Outcome, _durable, squeezed
+from tests.simulation.world import World
+
+CONVERGE_S = 100.0
+"""Once everything works again, what is wanted must run within this: a crash loop's longest delay, a rollout, and some."""
+STEADY_S = 3.0
+READS_S = 1.0
+
+
+class ClusterSimulation:
+    def __init__(self, seed: int, options: Options) -> None:
+        if options.profile not in PROFILES:
+            raise ValueError(f"no profile {options.profile!r}; there are {', '.join(PROFILES)}")
+        self.seed = seed
+        self.options = options
+        world = self.world = World(seed, keep_trace=options.keep_trace)
+        chance = world.random("shape")
+        faulty = bool(PROFILES[options.profile]) or options.only is not None
+        self.names = [f"s{i}:{PORT}" for i in range(1, options.members + 1)]
+        longest_s = chance.choice((0.002, 0.005, 0.03))
+        slow_share, slow_s = chance.choice((0.0, 0.01, 0.05)), chance.choice((0.1, 0.4, 1.2))
+        self.network = Network(world, self.names, Latency(longest_s=longest_s, slow_share=slow_share, slow_s=slow_s))
+        rough = faulty and chance.random() < 0.7
+        self.web = Web(
+            world,
+            self.network,
+            Manners(
+                longest_s=longest_s, slow_share=slow_share, slow_s=slow_s, lost_share=0.02 if rough else 0.0,
+                repeated_share=0.1 if rough else 0.0,
+            ),
+        )
+        self.history = History(world)
+        self.ledger = Ledger(world, self.names, self._holds, self.history)
+        self.harbour = Harbour(world, self.ledger)
+        self.ledger.has_container = self.harbour.has_container
+        self.sizes = chance.choice((ROOMY, NARROW))
+        entries, strategy = chance.choice((15, 40, 200)), chance.choice(list(Strategy))
+        self.servers: dict[str, ServerProcess] = {}
+        for number, name in enumerate(self.names):
+            config = RaftConfig(
+                me=name, members=tuple(self.names), max_replies=5_000, snapshot_every_bytes=200_000, snapshot_every_entries=entries,
+                ablate=options.ablate,
+            )
+            pace = Pace(
+                snapshot_s=chance.choice((0.005, 0.1, 0.6)), sync_s=chance.choice((0.0, 0.0, 0.004)), transfer_bytes=self.sizes.transfer
+            )
+            self.servers[name] = ServerProcess(
+                world, self.network, self.ledger, config, pace, web=self.web, strategy=strategy, number=number + 1
+            )
+        self.home = Path(tempfile.mkdtemp(prefix="kago-simulation-", dir=_memory_disk()))
+        mood = Mood(ends_after_s=chance.choice((0.0, 20.0, 120.0))) if faulty else CALM
+        self.nodes = {
+            name: AgentNode(world, name, self.web, self.home / name, self.harbour, mood, 11 + number)
+            for number, name in enumerate(("n1", "n2", "n3"))
+        }
+        self.users = {
+            name: User(world, name, self.web, self.history, 21 + number, every_s=chance.choice((0.5, 1.5)))
+            for number, name in enumerate(("u1", "u2", "u3"))
+        }
+        self.nemesis = ClusterNemesis(
+            world, self.network, dict(self.servers), self.nodes, dict(self.users), options.profile, options.fault_every_s, only=options.only
+        )
+        self.ledger.trouble_s = self.nemesis.trouble_s
+
+    def _holds(self, name: str, entry: bytes) -> bool:
+        server = self.servers[name]
+        return any(_durable(inode, entry) for inode in server.platter.durable.values())
+
+    def run(self) -> Outcome:
+        gc.freeze()  # nothing that is there before a run is garbage after it
+        gc.disable()  # what is collected when must not depend on what ran before
+        try:
+            with squeezed(self.sizes), _seeded_ids(self.world), quick_blueprints():
+                return self._run()
+        finally:
+            self._bury()
+            shutil.rmtree(self.home, ignore_errors=True)
+            gc.enable()
+
+    def _run(self) -> Outcome:
+        world = self.world
+        for server in self.servers.values():
+            server.start()
+        for actor in (*self.nodes.values(), *self.users.values()):
+            actor.start()
+        self.nemesis.start(4.0)
+        world.after(WRITE_BACK_S, self._write_back)
+        world.run_until(self.options.seconds)
+        self._heal()
+        return self._outcome()
+
+    def _bury(self) -> None:
+        """Coroutines of the dead complain when they are closed, to a hook that nobody needs to hear."""
+        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+        try:
+            for server in self.servers.values():
+                server.bury()
+            for actor in (*self.nodes.values(), *self.users.values()):
+                actor.bury()
+            gc.collect()
+        finally:
+            sys.unraisablehook = hook
+
+    def _write_back(self) -> None:
+        for _, server in sorted(self.servers.items()):
+            server.platter.write_back()
+        self.world.after(WRITE_BACK_S, self._write_back)
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def _heal(self) -> None:
+        world = self.world
+        self.nemesis.heal()
+        world.log("healed")
+        for _, node in sorted(self.nodes.items()):
+            node.engine.mood = CALM
+        for _, user in sorted(self.users.items()):
+            user.resting = True
+        healed_at, steady_since, wrong = world.now, 0.0, ["nothing looked at"]
+        while world.now < healed_at + CONVERGE_S:
+            world.run_until(world.now + 0.5)
+            wrong = self._unfinished()
+            if wrong:
+                steady_since = 0.0
+            elif not steady_since:
+                steady_since = world.now
+            elif world.now - steady_since >= STEADY_S:
+                break
+        for what in wrong[:5]:
+            world.violate("stuck", f"{CONVERGE_S:.0f} s after everything was healed: {what}")
+        world.counts["heal-ms"] += int(1000 * ((steady_since or world.now) - healed_at))
+        world.run_until(world.now + READS_S)
+        for _, server in sorted(self.servers.items()):
+            server.check_disk()
+            if server.server is not None:
+                world.log("end", server.name, server.server.store.tables.index, server.server.store.machine.digest)
+
+    def _unfinished(self) -> list[str]:
+        """What keeps the cluster from being exactly as it is wanted, by the state of every server and by what really runs."""
+        wrong = [f"{server.name} does not run" for server in self.servers.values() if not server.alive]
+        wrong += [f"{node.name} does not run" for node in self.nodes.values() if not node.alive]
+        stores = {name: server.server.store for name, server in self.servers.items() if server.alive and server.server is not None}
+        if wrong:
+            return wrong
+        indexes = {name: store.tables.index for name, store in stores.items()}
+        if max(indexes.values()) - min(indexes.values()) > 3:
+            return [f"not converged: {indexes}"]
+        tables = stores[max(indexes, key=lambda name: indexes[name])].tables
+        for name, (replicas, image) in self.history.all().items():
+            deployment = tables.deployments.get(name)
+            if deployment is None or (deployment.replicas, deployment.image) != (replicas, image):
+                wrong.append(f"deployment {name} is {deployment}, not {replicas} of {image}")
+            elif not deployment.ready_replicas == deployment.updated_replicas == deployment.total_replicas == replicas:
+                counts = (deployment.ready_replicas, deployment.updated_replicas, deployment.total_replicas)
+                reasons = {(pod.status.value, pod.reason, pod.node_name) for pod in tables.pods_of_deployment(name) if not pod.ready}
+                wrong.append(f"deployment {name} wants {replicas}, (ready, updated, total) are {counts}: {sorted(map(str, reasons))}")
+        for name in sorted(set(tables.deployments) - set(self.history.all())):
+            wrong.append(f"deployment {name} is there and should not")
+        for node in tables.nodes.values():
+            if node.status is not NodeStatus.READY:
+                wrong.append(f"node {node.name} is {node.status}: {node.reason}")
+        wanted = {pod.id: pod.node_name for pod in tables.pods.values()}
+        engines = {name: node.engine for name, node in self.nodes.items()}
+        found = {one.pod_id: name for name, engine in engines.items() for one in engine.containers.values() if one.running}
+        kept = sum(len(engine.containers) for engine in engines.values())
+        if wanted != found or kept != len(found):
+            wrong.append(f"pods are {sorted(wanted.items())}, containers {sorted(found.items())}, {kept} in all")
+        return wrong
+
+    def _outcome(self) -> Outcome:
+        world, history = self.world, self.history
+        answers = dict(history.outcomes) | {
+            "done": history.acknowledged,
+            "unknown": sum(n for kind, n in history.outcomes.items() if kind.endswith("-unknown")),
+            "reads": history.outcomes["get-ok"] + history.outcomes["list-ok"],
+            "reads-done": history.outcomes["get-ok"] + history.outcomes["list-ok"],
+        }
+        return Outcome(
+            seed=self.seed,
+            trace=world.trace_hash(),
+            violations=tuple(world.violations),
+            kinds=dict(world.violation_kinds),
+            struck=tuple(self.nemesis.struck),
+            counts=dict(world.counts),
+            answers=answers,
+            elections=len(self.ledger.leaders),
+            newest_term=self.ledger.newest_term,
+            stale_leader_s=round(sum(server.stale_leader_s for server in self.servers.values()), 3),
+            worst_gap_s=round(history.worst_gap_s, 3),
+            simulated_s=world.now,
+        )
+
+
+@contextmanager
+def _seeded_ids(world: World) -> Iterator[None]:
+    """Production draws its UUIDs from the system's chance; for the length of a run they come from the seed."""
+    dice, real = world.random("uuid"), uuid.uuid4
+    uuid.uuid4 = lambda: uuid.UUID(int=dice.getrandbits(128), version=4)
+    try:
+        yield
+    finally:
+        uuid.uuid4 = real
+
+
+def _memory_disk() -> str | None:
+    """Where syncs cost nothing: what is simulated here is not the agents' disk."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None

@@ -1,0 +1,68 @@
+"""Runs by name: which profile is of which kind of simulation, and many of them, one after the other or in several processes."""
+
+import logging
+import multiprocessing
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from . import faults
+from .cluster import faults as cluster_faults
+from .cluster.simulation import ClusterSimulation
+from .plants import planted
+from .simulation import Options, Outcome, Simulation
+
+PROFILES = (*faults.PROFILES, *cluster_faults.PROFILES)
+IN_FLIGHT = 4
+"""Runs given to each process ahead of what it has finished."""
+
+
+def profile_of(seed: int, wanted: str) -> str:
+    """`all` gives each seed a profile by turns, so that a seed alone always means the same run."""
+    return PROFILES[seed % len(PROFILES)] if wanted == "all" else wanted
+
+
+def build(seed: int, options: Options) -> Simulation | ClusterSimulation:
+    """ValueError for a profile there is not."""
+    if options.profile in cluster_faults.PROFILES:
+        return ClusterSimulation(seed, options)
+    return Simulation(seed, options)
+
+
+def simulate(seed: int, options: Options) -> Outcome:
+    with planted(options.plant):
+        return build(seed, options).run()
+
+
+def simulate_all(runs: Iterable[tuple[int, Options]], *, jobs: int) -> Iterator[tuple[Options, Outcome]]:
+    """As they end; in order where there is one process."""
+    if jobs <= 1:
+        for seed, options in runs:
+            yield options, simulate(seed, options)
+        return
+    waiting = iter(runs)
+    with multiprocessing.get_context("spawn").Pool(jobs, initializer=_silence) as pool:
+        under_way = [pool.apply_async(_run, run) for run in islice(waiting, jobs * IN_FLIGHT)]
+        while under_way:
+            yield under_way.pop(0).get()
+            under_way += [pool.apply_async(_run, run) for run in islice(waiting, 1)]
+
+
+def _silence() -> None:
+    """Thousands of simulated disasters are logged as such; formatting them would take longer than causing them."""
+    logging.disable(logging.CRITICAL)
+
+
+def _run(seed: int, options: Options) -> tuple[Options, Outcome]:
+    return options, simulate(seed, options)
+
+
+def repeat_command(seed: int, options: Options) -> str:
+    """What to type to see this very run."""
+    words = ["python -m tests.simulation", f"--seed {seed}", f"--profile {options.profile}", f"--time {options.seconds:g}"]
+    if options.members != 3:
+        words.append(f"--members {options.members}")
+    if options.ablate:
+        words.append(f"--ablate {','.join(sorted(options.ablate))}")
+    if options.plant:
+        words.append(f"--plant {options.plant}")
+    return " ".join([*words, "-v"])
