@@ -125,10 +125,13 @@ class Worker:
         # an action that ends while we look may have changed what was just seen: its pod waits for the next round
         unsure = dict(self._work)
         await self._look()
+        noted = self._pods.copy()
         saved = await self.save()
-        busy = {**unsure, **self._work}
-        sight = self._sight(trusted=self._trusted and saved)
-        next_steps = plan(sight, busy=busy.keys(), now=self._clock.now())
+        # a wish that came while the notes were written is not on disk yet: acted on, it would be forgotten by a kill
+        moved = {pod_id for pod_id in noted.keys() | self._pods.keys() if noted.get(pod_id) is not self._pods.get(pod_id)}
+        busy = {*unsure, *self._work, *moved}
+        sight = self._sight(noted, trusted=self._trusted and saved)
+        next_steps = plan(sight, busy=busy, now=self._clock.now())
         for action in next_steps.actions:
             match action:
                 case Start(pod=pod):
@@ -177,9 +180,9 @@ class Worker:
             return False
         return True
 
-    def _sight(self, *, trusted: bool) -> Sight:
+    def _sight(self, pods: Mapping[str, Pod], *, trusted: bool) -> Sight:
         return Sight(
-            pods=self._pods,
+            pods=pods,
             observed=tuple(one for found in self._observed.values() for one in found),
             records=self._records,
             offered=frozenset(self._runtimes),

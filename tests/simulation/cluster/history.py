@@ -6,12 +6,17 @@ for, and must say exactly what the model says at its index.
 
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Iterator
 
 from msgspec import UNSET, Struct
 
 from kago.core.state import commands as c
+from tests.linearizability import Call, Kind, Value, check_by_index, check_general
 from tests.simulation.world import World
 
+NAMES = ("api", "web", "job", "db")
+"""Of all deployments there ever are."""
+MAX_STEPS = 20_000
 Shape = tuple[int, str]
 """(replicas, image) of a deployment."""
 
@@ -32,6 +37,10 @@ class Operation(Struct, kw_only=True):
     """ok, refused (for certain not done), unknown."""
     index: int | None = None
     detail: str = ""
+    sent: Shape | None = None
+    """What a write asked for; -1 and "" stand for what it left as it was."""
+    found: dict[str, Shape] = {}
+    """What a read was told."""
     entries: dict[int, bool] = {}
     """Entries it led to: index -> whether that changed anything."""
 
@@ -94,9 +103,9 @@ class History:
 
     # -- what users do ---------------------------------------------------------------------------------------------
 
-    def begin(self, user: str, kind: str, name: str = "") -> Operation:
+    def begin(self, user: str, kind: str, name: str = "", sent: Shape | None = None) -> Operation:
         operation = Operation(
-            id=f"{user}.{len(self.operations)}", user=user, kind=kind, name=name, began=self._world.now, floor=self.known
+            id=f"{user}.{len(self.operations)}", user=user, kind=kind, name=name, began=self._world.now, floor=self.known, sent=sent
         )
         self.operations[operation.id] = operation
         return operation
@@ -129,6 +138,7 @@ class History:
 
     def got(self, operation: Operation, index: int | None, found: dict[str, Shape]) -> None:
         """A read's answer: the deployment asked for, or all."""
+        operation.found = found
         self._end(operation, "ok", index, "")
         if index is None:
             self._world.violate("no-index", f"{operation.id}: an answer without its index")
@@ -140,6 +150,42 @@ class History:
             self._world.violate("stale-read", f"{operation.id} reflects {index}, but {operation.floor} was known before it was asked")
         if found != wanted:
             self._world.violate("wrong-answer", f"{operation.id} {operation.kind} at {index}: {found}, the model says {wanted}")
+
+    def judge(self) -> None:
+        """At the end of a run: the same history once more, as registers, by checkers that know nothing of entries or models."""
+        for field in (0, 1):
+            calls = [call for operation in self.operations.values() for call in self._calls(operation, field)]
+            for check in (check_by_index, check_general):
+                for wrong in check(calls, max_steps=MAX_STEPS):
+                    kind = "undecided" if wrong.startswith("undecided") else "not-linearizable"
+                    if kind == "undecided":
+                        self._world.counts[kind] += 1
+                    else:
+                        self._world.violate(kind, f"{check.__name__}, {('replicas', 'images')[field]}: {wrong}")
+
+    def _calls(self, operation: Operation, field: int) -> Iterator[Call]:
+        """`operation` as it concerns one field of deployments: a register each."""
+        if operation.kind in ("get", "list"):
+            if operation.outcome == "ok":
+                for name in NAMES if operation.kind == "list" else (operation.name,):
+                    found = operation.found.get(name)
+                    yield self._call(operation, Kind.READ, name, operation.index, result=found[field] if found is not None else None)
+            return
+        kind = {"create": Kind.CREATE, "update": Kind.UPDATE, "delete": Kind.DELETE}.get(operation.kind)
+        if kind is None or (operation.outcome in ("", "unknown") and not operation.entries):
+            return
+        effect = next((at for at, changed in operation.entries.items() if changed), None)
+        done = operation.outcome == "ok" and (effect is not None or operation.kind == "update")
+        value = None if operation.sent is None else operation.sent[field]
+        if value in (-1, ""):
+            return  # what it leaves alone it neither sets nor tells
+        known = [at for at in operation.entries if operation.index is None or at <= operation.index]
+        index = effect if effect is not None else max(known, default=operation.index)
+        yield self._call(operation, kind, operation.name, index, argument=value, result=done)
+
+    def _call(self, operation: Operation, kind: Kind, key: str, index: int | None, **more: Value | bool) -> Call:
+        ended = operation.ended if operation.outcome in ("ok", "refused") else None
+        return Call(client=operation.user, key=key, kind=kind, called_at=operation.began, returned_at=ended, index=index, **more)
 
     def _end(self, operation: Operation, outcome: str, index: int | None, detail: str) -> None:
         operation.ended, operation.outcome, operation.index, operation.detail = self._world.now, outcome, index, detail

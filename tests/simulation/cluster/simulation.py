@@ -156,10 +156,23 @@ class ClusterSimulation:
             world.violate("stuck", f"{CONVERGE_S:.0f} s after everything was healed: {what}")
         world.counts["heal-ms"] += int(1000 * ((steady_since or world.now) - healed_at))
         world.run_until(world.now + READS_S)
+        self.history.judge()
+        self._compare_states()
         for _, server in sorted(self.servers.items()):
             server.check_disk()
             if server.server is not None:
                 world.log("end", server.name, server.server.store.tables.index, server.server.store.machine.digest)
+
+    def _compare_states(self) -> None:
+        """Equal index, equal bytes: whether it came there by entries or by a snapshot."""
+        states: dict[int, tuple[str, bytes]] = {}
+        for name, server in sorted(self.servers.items()):
+            if server.server is not None and server.alive:
+                machine = server.server.store.machine
+                state = b"".join(machine.snapshot()())
+                other, known = states.setdefault(machine.tables.index, (name, state))
+                if state != known:
+                    self.world.violate("state-differs", f"{name} and {other} differ at index {machine.tables.index}")
 
     def _unfinished(self) -> list[str]:
         """What keeps the cluster from being exactly as it is wanted, by the state of every server and by what really runs."""

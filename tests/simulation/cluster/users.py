@@ -11,11 +11,10 @@ from kago.core.model.deployment import Deployment, DeploymentPatch, DeploymentSp
 from kago.core.model.pod import Pod
 from kago.core.model.resources import Resources
 from tests.simulation.cluster.actor import Actor, Clock
-from tests.simulation.cluster.history import History, Operation
+from tests.simulation.cluster.history import NAMES, History, Operation, Shape
 from tests.simulation.cluster.web import Transport, Web
 from tests.simulation.world import World
 
-NAMES = ("api", "web", "job", "db")
 MAX_REPLICAS = 5
 WEIGHTS = {"create": 5, "scale": 6, "roll": 3, "delete": 1, "delete-pod": 1, "get": 3, "list": 2}
 
@@ -56,8 +55,8 @@ class User(Actor):
         self._images += 1
         return f"app:{self.name}-{self._images}"
 
-    def _begin(self, kind: str, name: str) -> Operation:
-        operation = self._history.begin(self.name, kind, name)
+    def _begin(self, kind: str, name: str, sent: Shape | None = None) -> Operation:
+        operation = self._history.begin(self.name, kind, name, sent)
         self._transport.operation, self._transport.index = operation.id, None
         return operation
 
@@ -81,15 +80,15 @@ class User(Actor):
             rolling_update=RollingUpdate(max_surge=chance.choice((0, 1, 2)), max_unavailable=1, min_ready_s=chance.choice((0.0, 1.0))),
             stop_grace_s=chance.choice((1.0, 5.0)),
         )
-        await self._write(self._begin("create", name), client.create(spec))
+        await self._write(self._begin("create", name, (spec.replicas, spec.image)), client.create(spec))
 
     async def _scale(self, client: Client) -> None:
         name, replicas = self._name(), self._chance.randrange(MAX_REPLICAS + 1)
-        await self._write(self._begin("update", name), client.update(name, DeploymentPatch(replicas=replicas)))
+        await self._write(self._begin("update", name, (replicas, "")), client.update(name, DeploymentPatch(replicas=replicas)))
 
     async def _roll(self, client: Client) -> None:
-        name = self._name()
-        await self._write(self._begin("update", name), client.update(name, DeploymentPatch(image=self._image())))
+        name, image = self._name(), self._image()
+        await self._write(self._begin("update", name, (-1, image)), client.update(name, DeploymentPatch(image=image)))
 
     async def _delete(self, client: Client) -> None:
         name = self._name()

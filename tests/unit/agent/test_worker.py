@@ -1,17 +1,18 @@
 """The worker's rounds with a runtime of a few lines: order, independence of pods, and what a hanging engine must not do."""
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import msgspec
 
-from kago.agent.notes import Notebook
+from kago.agent.notes import FILE, Notebook, Notes
 from kago.agent.runtime import EngineUnavailable, Observed, Owner, Progress, RuntimeFailed
 from kago.agent.worker import Worker
 from kago.clock import SystemClock
 from kago.core.model.deployment import Runtime
-from kago.core.model.pod import Pod, PodStatus
+from kago.core.model.pod import Desired, Pod, PodStatus
 from tests.unit.agent.things import a_pod, running, stopped
 
 WITHIN_S = 5.0
@@ -176,3 +177,34 @@ def test_wishes_counters_and_the_newest_index_are_on_disk(tmp_path: Path) -> Non
         notes = notebook.notes
     assert (notes.incarnation, notes.index, notes.epoch, [pod.id for pod in notes.pods]) == (2, 41, 1, ["p1"])
     assert (notes.records["p1"].restarts, notes.records["p1"].exit_code) == (1, 3)
+
+
+def test_a_wish_is_on_disk_before_it_is_acted_on(tmp_path: Path) -> None:
+    """Killed right after a removal, the agent must not start the pod again from what it wrote before."""
+    noted: list[Desired] = []
+
+    async def story(worker: Worker, runtime: FakeRuntime) -> None:
+        flush, written = worker._notebook.flush, asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def slow() -> None:
+            flush()
+            loop.call_soon_threadsafe(written.set)
+            time.sleep(0.1)
+
+        async def remove(ref: str, grace_s: float) -> None:
+            content = msgspec.json.decode((tmp_path / FILE).read_bytes(), type=Notes)
+            noted.extend(pod.desired for pod in content.pods if pod.id == "p1")
+            del runtime.containers[ref]
+
+        view(worker, a_pod("p1"))
+        await until(lambda: "p1" in worker.said and worker.said["p1"].ready)
+        worker._notebook.flush = slow  # type: ignore[method-assign]
+        runtime.remove = remove  # type: ignore[method-assign]
+        worker.want(a_pod("p2"), index=8)
+        await written.wait()
+        worker.want(stopped("p1"), index=9)
+        await until(lambda: bool(noted))
+
+    play(tmp_path, story)
+    assert noted == [Desired.STOPPED]
