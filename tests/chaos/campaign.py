@@ -145,10 +145,10 @@ class Campaign:
         print(f"{fault.name}: {len(lines)} findings, see {report}\n  " + "\n  ".join(line[:300] for line in lines[:6]), file=sys.stderr)
 
 
-def deploy_steady(cluster: ChaosCluster, *, name: str = STEADY, replicas: int = REPLICAS) -> None:
-    """What runs all the while."""
-    how = {"image": IMAGE, "command": ["sleep", "1000000"]} if cluster.engines else {"runtime": "process", "command": ["sleep", "1000000"]}
-    body = {"name": name, "replicas": replicas, "scheduler": "least-allocated", "stop_grace_s": 1, **how}
+def deploy_steady(cluster: ChaosCluster, *, name: str = STEADY, replicas: int = REPLICAS, image: str = IMAGE) -> None:
+    """What runs all the while. Another image than the usual is asked for at its registry each time."""
+    how = {"image": image, "pull_policy": "if-not-present" if image == IMAGE else "always"} if cluster.engines else {"runtime": "process"}
+    body = {"name": name, "replicas": replicas, "scheduler": "least-allocated", "stop_grace_s": 1, "command": ["sleep", "1000000"], **how}
     answer = cluster.ask(SERVERS[0], "POST", "/deployments", body | {"resources": {"cpu_millis": 50, "memory_mb": 32}})
     assert answer is not None and answer.status == 201, answer
     cluster.until(f"the pods of {name}", lambda: (cluster.get(f"/deployments/{name}") or {}).get("ready_replicas") == replicas)

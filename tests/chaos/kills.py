@@ -27,6 +27,8 @@ from tests.chaos.failpoints import AGENT, DOCKER, POLL_S, PROCESS, SERVER
 from tests.chaos.load import Load
 from tests.chaos.nursery import Nursery
 from tests.chaos.record import check_record
+from tests.chaos.registry import Registry
+from tests.chaos.registry import why_none as why_no_registry
 from tests.chaos.stage import STEADY
 from tests.chaos.verdicts import Findings, check_nodes, check_state
 from tests.e2e.netns import why_none
@@ -115,7 +117,9 @@ class Killer:
         self.cluster.until("the cluster to heal", self.cluster.healthy)
 
     def _may_die(self, name: str) -> bool:
-        """One server at a time is enough: two of three down would only stop the load."""
+        """One server at a time is enough: two of three down would only stop the load. Beside engines it is the agents' turn."""
+        if self.cluster.engines:
+            return name not in SERVERS
         return name not in SERVERS or not any(other in self._armed or not self._up(other) for other in SERVERS)
 
     def _up(self, server: str) -> bool:
@@ -186,6 +190,7 @@ class Killer:
 def parcel(directory: Path, *, with_docker: bool, times: int, deaths: Counter[str], dice: random.Random, nursery: Nursery) -> Parcel:
     """One cluster, its deaths and its judgement."""
     findings, began = Findings(), time.time()
+    registry = Registry(directory) if with_docker else None
     cluster = ChaosCluster(
         directory,
         with_docker=with_docker,
@@ -201,7 +206,7 @@ def parcel(directory: Path, *, with_docker: bool, times: int, deaths: Counter[st
         for engine in cluster.engines.values():
             engine.make_image(IMAGE, marker="chaos")
         deploy_steady(cluster)
-        deploy_steady(cluster, name=CHURN, replicas=1)
+        deploy_steady(cluster, name=CHURN, replicas=1, image=registry.publish(cluster.engines["a1"], "churn:1") if registry else IMAGE)
         before = [box for box in cluster.boxes() if box.pod_name.startswith(f"{STEADY}-")]
         cluster.user.do(load.prepare())
         running = cluster.user.begin(load.run())
@@ -219,6 +224,8 @@ def parcel(directory: Path, *, with_docker: bool, times: int, deaths: Counter[st
         findings.other.append(f"{type(error).__name__}: {error}")
     finally:
         cluster.close()
+        if registry is not None:
+            registry.close()
     sure = sum(call.returned_at is not None and not call.refused for call in load.calls)
     unknown = sum(call.returned_at is None and call.kind != "read" for call in load.calls)
     return Parcel(at=began, deaths=dict(killer.mine), calls=len(load.calls), acknowledged=sure, unknown=unknown, findings=findings)
@@ -255,13 +262,13 @@ def main() -> int:
     earlier = [path for path in (arguments.report or [arguments.out]) if path is not None and path.exists()]
     done = [decoder.decode(line) for path in earlier for line in path.read_bytes().splitlines()]
     with_docker = arguments.runtime == "docker"
-    why = why_none() or (why_no_engine() if with_docker else "")
+    why = why_none() or (why_no_engine() or why_no_registry() if with_docker else "")
     if why and not arguments.report:
         print(f"no kills can be made here: {why}", file=sys.stderr)
         return 2
     deaths = sum((Counter(one.deaths) for one in done), Counter[str]())
     dice, until = random.Random(arguments.seed), time.monotonic() + 60 * arguments.minutes
-    points = (*SERVER, *AGENT, *(DOCKER if with_docker else PROCESS))
+    points = (*AGENT, *DOCKER) if with_docker else (*SERVER, *AGENT, *PROCESS)
     nursery = Nursery()
     while not arguments.report and time.monotonic() < until and min(deaths[point] for point in points) < arguments.times:
         directory = Path(tempfile.mkdtemp(prefix="kago-kills-"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from tests.chaos.cluster import SERVERS, Box, ChaosCluster
+from tests.chaos.cluster import HEAL_S, SERVERS, Box, ChaosCluster
 from tests.chaos.verdicts import Findings, two_of_a_pod
 
 FAKETIME = next((path for path in Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), None)
@@ -57,11 +57,11 @@ class Stage:
             process.signal(signal.SIGCONT)
 
     def refuses_to_start(self, name: str, *words: str) -> bool:
-        """Whether the server ends by itself, saying one of `words`; True where it starts and stays, it does not refuse."""
+        """Whether the server ends by itself, saying one of `words`, instead of becoming a follower."""
         process = self.cluster.processes[name]
         said = process.log.stat().st_size
         process.start()
-        until = time.monotonic() + 8.0
+        until = time.monotonic() + HEAL_S
         while process.running and time.monotonic() < until:
             if self._follows(name):
                 return False

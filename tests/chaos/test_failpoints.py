@@ -2,9 +2,11 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,11 +17,15 @@ from tests.chaos.cluster import API_PORT, SERVERS, ChaosCluster
 from tests.chaos.failpoints import AGENT, ALL, DOCKER, PROCESS, SERVER, Failpoints
 from tests.chaos.load import Load
 from tests.chaos.machines import ROOT
+from tests.chaos.registry import Registry
+from tests.chaos.registry import why_none as why_no_registry
 from tests.chaos.stage import Stage
 from tests.chaos.verdicts import Findings
 from tests.e2e.netns import why_none
+from tests.integration.engine import why_none as why_no_engine
 
 CHURN = "churn"
+WHY_NO_PULL = why_none() or why_no_engine() or why_no_registry()
 
 
 def test_there_are_enough_and_each_once() -> None:
@@ -86,6 +92,27 @@ def test_each_is_reached(tmp_path: Path) -> None:
         cluster.close()
     assert sorted({*SERVER, *AGENT, *PROCESS} - reached) == []
     assert not reached & {*DOCKER}
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.skipif(bool(WHY_NO_PULL), reason=f"no engine to pull with: {WHY_NO_PULL}")
+def test_each_call_of_an_engine_is_reached() -> None:
+    directory = Path(tempfile.mkdtemp(prefix="kago-points-"))  # an engine's socket has a short path by law
+    cluster, registry = ChaosCluster(directory, agents=1, with_docker=True, failpoints=True), Registry(directory)
+    try:
+        cluster.start()
+        image = registry.publish(cluster.engines["a1"], "churn:1")
+        deploy_steady(cluster, name=CHURN, replicas=1, image=image)
+        cluster.ask(SERVERS[0], "DELETE", f"/deployments/{CHURN}")
+        cluster.until("its container to go", lambda: not cluster.boxes())
+        reached = set(Path(f"{cluster.failpoint('a1')}.hit").read_text().splitlines())
+    finally:
+        cluster.close()
+        registry.close()
+        shutil.rmtree(directory, ignore_errors=True)
+    assert sorted({*DOCKER} - reached) == []
 
 
 def test_nothing_of_it_is_in_the_product() -> None:
