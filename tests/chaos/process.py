@@ -6,17 +6,14 @@ log entries make a snapshot.
 
 import os
 import sys
-from functools import partial
 
 from kago.cli.main import main
-from kago.server import app
-from raft.contract import RaftConfig
 from tests.chaos.failpoints import Failpoints
-from tests.chaos.seams import install_agent, install_server
+from tests.chaos.seams import install_agent, install_server, make_snapshots
 
 if __name__ == "__main__":
     if entries := os.environ.pop("KAGO_SNAPSHOT_ENTRIES", ""):
-        vars(app)["RaftConfig"] = partial(RaftConfig, snapshot_every_entries=int(entries))
+        make_snapshots(every_entries=int(entries))
     if setting := os.environ.pop("KAGO_FAILPOINT", ""):
         (install_server if "serve" in sys.argv[1:2] else install_agent)(Failpoints(setting))
     main()

@@ -8,11 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import docker
+import msgspec
 
 from kago.agent import notes
 from kago.agent.runtimes import process
 from kago.client.client import Client
 from raft.applier import Applier
+from raft.contract import RaftConfig
 from raft.disk import AppendFile, FileDisk
 from raft.engine import Engine
 from raft.member import Member
@@ -34,6 +36,16 @@ def install_server(points: Failpoints) -> None:
     around(Engine, "hand_over", points, "hand-over")
     around(SnapshotSerializer, "serialize", points, "snapshot.begin")
     around(SnapshotStore, "adopt", points, "snapshot.adopt")
+
+
+def make_snapshots(*, every_entries: int) -> None:
+    """Let the server make snapshots that often."""
+    original = Member.__init__
+
+    def made(member: Member, config: RaftConfig, *args: Any, **named: Any) -> None:
+        original(member, msgspec.structs.replace(config, snapshot_every_entries=every_entries), *args, **named)
+
+    setattr(Member, "__init__", made)  # noqa: B010 - mypy forbids the assignment
 
 
 def _install_disk(points: Failpoints) -> None:
