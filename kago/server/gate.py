@@ -170,7 +170,7 @@ class Connection(HttpProtocol):
             return
         began = self._time
         super().data_received(data)
-        http = self._http
+        http = self.http  # None before the task that reads has run for the first time
         # Only what comes between two requests begins something new; not so what is left of a body that nobody wanted.
         if http is not None and (http.stage is not Stage.IDLE or getattr(http, "request_body", None)):
             self._time = began

@@ -2,11 +2,13 @@
 
 import asyncio
 import re
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
+import uvloop
 
 from kago.server.app import Server
 from kago.server.gate import Limits
@@ -61,6 +63,20 @@ def test_a_head_that_trickles(tmp_path: Path) -> None:
         assert (await client.get("/health")).status_code == 200
 
     play(tmp_path, Limits(head_s=0.5), scenario)
+
+
+def test_a_request_that_is_there_before_its_connection_is_taken(tmp_path: Path) -> None:
+    """Under uvloop its bytes come before the task that is to read them has run."""
+
+    async def all_of_it() -> None:
+        async with running(tmp_path, Limits()) as (server, _):
+            with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as early:
+                early.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+                early.setblocking(False)
+                async with asyncio.timeout(5):
+                    assert b" 200 " in await asyncio.get_running_loop().sock_recv(early, 65_536)
+
+    uvloop.run(all_of_it())
 
 
 def test_a_body_that_trickles(tmp_path: Path) -> None:
