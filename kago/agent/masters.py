@@ -231,6 +231,8 @@ class Masters:
     def _take(self, event: WatchEvent, view: dict[str, Pod] | None) -> None:
         pod = msgspec.convert(event.object, Pod)
         mine = event.type == "put" and pod.node_name == self._registration.name
+        if mine:
+            self._compare(pod)
         if view is not None:
             if mine:
                 view[pod.id] = pod
@@ -238,6 +240,15 @@ class Masters:
             self._worker.want(pod, index=event.index)
         else:
             self._worker.forget(pod.id, index=event.index)
+
+    def _compare(self, pod: Pod) -> None:
+        """Say it again where the cluster believes what it was told before: a heartbeat that hung somewhere has come after a later one."""
+        told = self._acknowledged.get(pod.id)
+        if told is None or told != self._worker.said.get(pod.id) or not pod.live:
+            return
+        if (pod.ready, pod.reason) != (told.ready, told.reason):
+            del self._acknowledged[pod.id]
+            self.news()
 
     async def _take_over(self, view: dict[str, Pod], event: WatchEvent) -> None:
         notes = self._notebook.notes
