@@ -381,7 +381,8 @@ class Member:
 
     def _tell_role(self) -> None:
         engine = self.engine
-        seen = (engine.is_leader, engine.is_candidate, self.guard.learner, self.guard.leader_gone, engine.leader, engine.term)
+        learner = self.guard.learner or not self.membership.is_voter
+        seen = (engine.is_leader, engine.is_candidate, learner, self.guard.leader_gone, engine.leader, engine.term)
         if seen != self._role_seen:
             self._role_seen = seen
             if self.on_role is not None:
