@@ -19,7 +19,7 @@ from raft.changes import Changes
 from raft.compaction import Compaction
 from raft.contract import Clock, Disk, LogStatus, RaftConfig, StateMachine, Wire
 from raft.engine import Engine
-from raft.errors import LogError, LogHalted, StartRefused
+from raft.errors import Expelled, LogError, LogHalted, StartRefused
 from raft.graduation import Graduation
 from raft.guard import Guard
 from raft.handover import HandOver
@@ -190,7 +190,7 @@ class Member:
         if reason.startswith(REMOVED):
             self.identity.expelled()
             self.changes.expelled()
-            self.halt(StartRefused(reason.removeprefix(REMOVED)))
+            self.halt(Expelled(reason.removeprefix(REMOVED)))
         elif reason.startswith(IDENTITY_USED):
             self.halt(StartRefused(reason.removeprefix(IDENTITY_USED)))
 

@@ -38,7 +38,7 @@ from kago.server.routes import cluster, deployments, members, nodes, pods
 from kago.server.store import Store
 from raft import open_replica
 from raft.contract import LogStatus, ReplicatedLog
-from raft.errors import LogError, LogHalted
+from raft.errors import Expelled, LogError, LogHalted
 
 _logger = logging.getLogger(__name__)
 ANNOUNCE_AGAIN_S = 0.5
@@ -48,6 +48,8 @@ DRAIN_S = 1.0
 """Requests under way at a stop are given this long; every server's stop must fit into what an operator waits."""
 LAST_WORDS_S = 0.02
 """For whoever still waited for the log, to be told that it is closed."""
+EXPELLED = 5
+"""Exit code of a server that was removed: to start it again is of no use."""
 VERSION = installed_version("kago")
 
 
@@ -275,7 +277,7 @@ async def _drain(api: AsyncioServer) -> None:
 
 
 async def serve(config: ServeConfig) -> int:
-    """Run until SIGTERM or SIGINT; the exit code."""
+    """Run until SIGTERM or SIGINT; the exit code: 0 stopped, 1 it cannot go on, EXPELLED it must not."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -292,7 +294,7 @@ async def serve(config: ServeConfig) -> int:
         await starting
     except (LogError, OSError, KeyringError) as error:
         _logger.error("cannot start: %s", error)
-        return 1
+        return EXPELLED if isinstance(error, Expelled) else 1
     status = server.store.status()
     servers = ", ".join(member.id for member in status.members)
     _logger.info("server %s of %s: API at %s, data in %s", status.me, servers, config.api_url, config.data_dir)
@@ -304,8 +306,8 @@ async def serve(config: ServeConfig) -> int:
     await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
     code = 0
     if not stop.is_set():
-        code = 1
         cause = running.exception()
+        code = EXPELLED if any(isinstance(leaf, Expelled) for leaf in _leaves(cause)) else 1
         _logger.error("stopping: %s", "; ".join(map(str, _leaves(cause))), exc_info=None if _is_log_error(cause) else cause)
     running.cancel()
     stopping.cancel()
