@@ -4,9 +4,7 @@ import asyncio
 import os
 import platform
 import sys
-from collections.abc import Awaitable, Callable
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import msgspec
@@ -20,16 +18,15 @@ from kago.cli.get import Output
 from kago.cli.get import get as get_things
 from kago.cli.kinds import DEPLOYMENT, named
 from kago.cli.manifest import MAX_BYTES, ManifestError, open_sources, read_manifests, to_yaml
-from kago.cli.serving import ANY, agent_config, serve_config, split_list
+from kago.cli.serving import ANY, agent_config, serve_config
+from kago.cli.session import DataDir, Format, Servers, run
 from kago.cli.tables import cluster_table
+from kago.cli.upkeep import snapshot_app
 from kago.cli.wait import parse_duration
 from kago.client.client import Client
 from kago.client.errors import ClientError
 from kago.client.fetch import FetchFailed, fetch
 from kago.config import AGENT_PORT, API_PORT, DEFAULT_SERVER
-
-CALL_S = 10.0
-"""Longest wait of a verb for one answer: outlasts any election."""
 
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -44,11 +41,8 @@ app = typer.Typer(
 )
 cluster_app = typer.Typer(help="The control plane itself.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(cluster_app, name="cluster")
+app.add_typer(snapshot_app, name="snapshot")
 
-Servers = Annotated[
-    str, typer.Option("--server", "-s", envvar="KAGO_SERVER", metavar="URL[,URL…]", help="Servers of the cluster; any of them will do.")
-]
-Format = Annotated[Output, typer.Option("--output", "-o", envvar="KAGO_OUTPUT", help="How to print.")]
 Selector = Annotated[str, typer.Option("--selector", "-l", metavar="k=v,…", help="Only things with these labels.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Let the server check everything, change nothing.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Return when all pods of the new state are ready.")]
@@ -56,7 +50,6 @@ Timeout = Annotated[str, typer.Option("--timeout", metavar="5m", help="Longest w
 Files = Annotated[
     list[str], typer.Option("--file", "-f", metavar="FILE|DIR|URL|-", help="Manifest, directory of them, address, or - (repeatable).")
 ]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", envvar="KAGO_DATA_DIR", help="Where to keep what must survive.")]
 
 
 @app.command()
@@ -109,9 +102,9 @@ def serve(
     )
     if host in ANY:
         note("warning: the REST API has no authentication yet and listens on all addresses; choose one with --host.")
-    from kago.server.app import run  # noqa: PLC0415 - a client verb need not load the server
+    from kago.server.app import run as run_server  # noqa: PLC0415 - a client verb need not load the server
 
-    run(config)
+    run_server(config)
 
 
 @app.command()
@@ -144,9 +137,9 @@ def agent(
         labels=label or (),
         data_dir=data_dir,
     )
-    from kago.agent.app import run  # noqa: PLC0415 - a client verb need not load the agent
+    from kago.agent.app import run as run_agent  # noqa: PLC0415 - a client verb need not load the agent
 
-    run(config)
+    run_agent(config)
 
 
 @app.command()
@@ -162,7 +155,7 @@ def apply(
     specs = read_manifests(open_sources(file, stdin=sys.stdin.read, fetch=lambda url: fetch(url, max_bytes=MAX_BYTES)))
     timeout_s = parse_duration(timeout)
     report = change.Reporter(only_names=output is Output.NAME, dry_run=dry_run)
-    _run(server, lambda client: change.apply(client, specs, report, dry_run=dry_run, wait=wait, timeout_s=timeout_s))
+    run(server, lambda client: change.apply(client, specs, report, dry_run=dry_run, wait=wait, timeout_s=timeout_s))
 
 
 @app.command()
@@ -174,7 +167,7 @@ def get(
     server: Servers = DEFAULT_SERVER,
 ) -> None:
     """Show things."""
-    _run(server, lambda client: get_things(client, what, output=output, selector=selector, watch=watch))
+    run(server, lambda client: get_things(client, what, output=output, selector=selector, watch=watch))
 
 
 @app.command()
@@ -194,7 +187,7 @@ def delete(
     if not things:
         raise VerbFailed("delete what? Write a NAME, TYPE/NAME or -f FILE", Code.USAGE)
     report = change.Reporter(only_names=output is Output.NAME, dry_run=dry_run)
-    _run(server, lambda client: change.delete(client, things, report, dry_run=dry_run, ignore_missing=ignore_not_found))
+    run(server, lambda client: change.delete(client, things, report, dry_run=dry_run, ignore_missing=ignore_not_found))
 
 
 @app.command()
@@ -211,7 +204,7 @@ def scale(
     names, count = change.scaled(what, replicas)
     timeout_s = parse_duration(timeout)
     report = change.Reporter(only_names=output is Output.NAME, dry_run=dry_run)
-    _run(server, lambda client: change.scale(client, names, count, report, dry_run=dry_run, wait=wait, timeout_s=timeout_s))
+    run(server, lambda client: change.scale(client, names, count, report, dry_run=dry_run, wait=wait, timeout_s=timeout_s))
 
 
 @cluster_app.command("status")
@@ -227,7 +220,7 @@ def cluster_status(output: Format = Output.TABLE, server: Servers = DEFAULT_SERV
         else:
             say(cluster_table(cluster))
 
-    _run(server, show)
+    run(server, show)
 
 
 Patience = Annotated[str, typer.Option("--timeout", metavar="5m", help="Longest wait until it votes; 0 is no limit.")]
@@ -296,18 +289,6 @@ def version_command() -> None:
     except PackageNotFoundError:
         number = "unknown (not installed)"
     say(f"kago {number} (Python {platform.python_version()}, {platform.system().lower()}/{platform.machine()})")
-
-
-def _run(servers: str, verb: Callable[[Client], Awaitable[None]]) -> None:
-    async def session() -> None:
-        try:
-            client = Client(split_list(servers), timeout_s=CALL_S)
-        except ValueError as error:
-            raise VerbFailed(f"--server: {error}", Code.USAGE) from None
-        async with client:
-            await verb(client)
-
-    asyncio.run(session())
 
 
 def main() -> NoReturn:

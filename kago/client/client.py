@@ -6,7 +6,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import quote
@@ -30,6 +30,7 @@ Answer = TypeVar("Answer")
 PATHS: Mapping[type, str] = {Deployment: "/deployments", Pod: "/pods", Node: "/nodes"}
 SILENCE_S = 12.0
 """A watch without a line for this long is dead: the server sends one at least every 10 s."""
+BACKUP_SILENCE_S = 10.0
 RELIST = "relist"
 """Type of the event by which `follow` says that a new listing begins: forget what the last one gave."""
 
@@ -114,6 +115,14 @@ class Client:
         """Who leads now; Problem 409 with the reason."""
         body = msgspec.json.encode(LeaderRequest(id=id))
         return _decode(await self._walker.call("POST", "/cluster/leader", body=body, headers=_JSON), LeaderReply).leader
+
+    async def backup(self, take: Callable[[bytes], object], *, stale: bool = False) -> str:
+        """Give a backup of the whole state to `take`, piece by piece; the server it came from. The caller must check what arrived."""
+        params = {"stale": "true"} if stale else {}
+        async with self._walker.stream("/snapshot", params=params, silence_s=BACKUP_SILENCE_S, lines=False) as (server, pieces):
+            async for piece in pieces:
+                take(piece)
+            return server
 
     # -- agents ------------------------------------------------------------------------------------------------------
 

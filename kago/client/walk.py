@@ -106,8 +106,12 @@ class Walker:
             await asyncio.sleep(pause)
 
     @asynccontextmanager
-    async def stream(self, path: str, *, params: Mapping[str, str], silence_s: float) -> AsyncIterator[tuple[str, AsyncIterator[bytes]]]:
-        """(server, its lines) of the first server that opens the stream; silence longer than `silence_s` ends it with Unreachable."""
+    async def stream(
+        self, path: str, *, params: Mapping[str, str], silence_s: float, lines: bool = True
+    ) -> AsyncIterator[tuple[str, AsyncIterator[bytes]]]:
+        """(server, its lines, or bytes as they come) of the first server that opens the stream.
+
+        Silence longer than `silence_s` ends it with Unreachable."""
         tried: list[tuple[str, str]] = []
         for _ in self._servers:
             server = self._servers[self._current]
@@ -126,7 +130,7 @@ class Walker:
                         self._leave(server)
                     raise problem
                 self._note_date(answer)
-                yield server, _lines(answer)
+                yield server, _lines(answer) if lines else answer.aiter_bytes()
                 return
             except httpx.HTTPError as error:
                 self._leave(server)

@@ -34,7 +34,7 @@ from kago.server.leader import Leader
 from kago.server.metrics import Metrics
 from kago.server.problems import Refused, unavailable
 from kago.server.reports import Reports
-from kago.server.routes import cluster, deployments, members, nodes, pods
+from kago.server.routes import backup, cluster, deployments, members, nodes, pods
 from kago.server.store import Store
 from raft import open_replica
 from raft.contract import LogStatus, ReplicatedLog
@@ -197,6 +197,7 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
         nodes.blueprint(store, server.leader, Reports(store)),
         cluster.blueprint(store, metrics, VERSION),
         members.blueprint(store),
+        backup.blueprint(store, VERSION),
     ]
     for part in parts:
         app.blueprint(part)

@@ -34,7 +34,7 @@ DOORS = {
 """The only files that may import each library."""
 
 BANNED = ("pickle", "unittest.mock")
-SERVING_VERBS = ("serve", "agent", "demo")
+SERVING_VERBS = ("serve", "agent", "demo", "snapshot", "recover", "doctor")
 """Verbs of the command line that import their server when they are called, so that `kago get` need not load it."""
 
 
