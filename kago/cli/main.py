@@ -13,6 +13,7 @@ from typer.exceptions import Abort, TyperException
 
 from kago.cli import change, cluster
 from kago.cli.console import note, say
+from kago.cli.doctor import examine
 from kago.cli.failures import Code, VerbFailed, explained
 from kago.cli.get import Output
 from kago.cli.get import get as get_things
@@ -229,7 +230,7 @@ Patience = Annotated[str, typer.Option("--timeout", metavar="5m", help="Longest 
 @cluster_app.command("members")
 def cluster_members(output: Format = Output.TABLE, server: Servers = DEFAULT_SERVER) -> None:
     """Every server: its id, where it is reached, and whether it votes."""
-    _run(server, lambda client: cluster.members(client, output=output))
+    run(server, lambda client: cluster.members(client, output=output))
 
 
 @cluster_app.command("add")
@@ -239,7 +240,7 @@ def cluster_add(
     server: Servers = DEFAULT_SERVER,
 ) -> None:
     """Add a server, and wait until it has caught up and votes. It is started with: kago serve --join URL --address ADDRESS."""
-    _run(server, lambda client: cluster.add(client, address, timeout_s=parse_duration(timeout)))
+    run(server, lambda client: cluster.add(client, address, timeout_s=parse_duration(timeout)))
 
 
 @cluster_app.command("remove")
@@ -247,7 +248,7 @@ def cluster_remove(
     id: Annotated[str, typer.Argument(metavar="ID", help="As `kago cluster members` shows it.")], server: Servers = DEFAULT_SERVER
 ) -> None:
     """Remove a server for good; it stops by itself."""
-    _run(server, lambda client: cluster.remove(client, id))
+    run(server, lambda client: cluster.remove(client, id))
 
 
 @cluster_app.command("replace")
@@ -258,7 +259,7 @@ def cluster_replace(
     server: Servers = DEFAULT_SERVER,
 ) -> None:
     """Put a new server in the place of another: of a dead one it is removed first, of a live one the new one is added first."""
-    _run(server, lambda client: cluster.replace(client, old, new, timeout_s=parse_duration(timeout)))
+    run(server, lambda client: cluster.replace(client, old, new, timeout_s=parse_duration(timeout)))
 
 
 @cluster_app.command("transfer-leader")
@@ -267,7 +268,13 @@ def cluster_transfer_leader(
     server: Servers = DEFAULT_SERVER,
 ) -> None:
     """Let another server lead, without a moment's loss."""
-    _run(server, lambda client: cluster.transfer_leader(client, id))
+    run(server, lambda client: cluster.transfer_leader(client, id))
+
+
+@app.command()
+def doctor(output: Format = Output.TABLE, server: Servers = DEFAULT_SERVER) -> None:
+    """Say what is wrong with the cluster, or soon will be, and what to do about it; exit code 1 where there is anything."""
+    run(server, lambda client: examine(client, output))
 
 
 @app.command("demo")

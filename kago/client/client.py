@@ -18,6 +18,7 @@ from kago.client.errors import ClientError, Problem, TimedOut, Unreachable
 from kago.client.status import ClusterStatus
 from kago.client.walk import PAUSE_S, Walker
 from kago.clock import Clock, SystemClock
+from kago.core.checks import ServerFacts
 from kago.core.model.cluster import LeaderReply, LeaderRequest, MemberReply, MemberRequest
 from kago.core.model.deployment import Deployment, DeploymentPatch, DeploymentSpec
 from kago.core.model.node import Node
@@ -46,7 +47,8 @@ class Client:
         clock: Clock | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._walker = Walker(servers, timeout_s=timeout_s, clock=clock or SystemClock(), transport=transport)
+        self._clock = clock or SystemClock()
+        self._walker = Walker(servers, timeout_s=timeout_s, clock=self._clock, transport=transport)
         self._written = 0
 
     async def __aenter__(self) -> Self:
@@ -115,6 +117,14 @@ class Client:
         """Who leads now; Problem 409 with the reason."""
         body = msgspec.json.encode(LeaderRequest(id=id))
         return _decode(await self._walker.call("POST", "/cluster/leader", body=body, headers=_JSON), LeaderReply).leader
+
+    async def checks(self, server: str, *, timeout_s: float = 3.0) -> tuple[ServerFacts, float]:
+        """What this one server says of itself, and how far its clock is ahead of ours in seconds; Problem, Unreachable."""
+        clock = self._clock
+        asked = clock.now()
+        facts = _decode(await self._walker.ask(server, "/checks", timeout_s=timeout_s), ServerFacts)
+        # It looked while we waited: what lies between is not its clock's fault.
+        return facts, facts.now - min(max(facts.now, asked), clock.now())
 
     async def backup(self, take: Callable[[bytes], object], *, stale: bool = False) -> str:
         """Give a backup of the whole state to `take`, piece by piece; the server it came from. The caller must check what arrived."""

@@ -105,6 +105,16 @@ class Walker:
                 raise refusal or (TimedOut(tried[-1][0], total_s) if tried else TimedOut(self._servers[self._current], total_s))
             await asyncio.sleep(pause)
 
+    async def ask(self, server: str, path: str, *, timeout_s: float) -> httpx.Response:
+        """One answer of this one server; Problem, Unreachable."""
+        try:
+            answer = await self._attempt("GET", normal_url(server) + path, None, None, None, timeout_s)
+        except (httpx.TransportError, TimeoutError, ValueError) as error:
+            raise Unreachable(((server, reason(error)),)) from error
+        if not answer.is_success:
+            raise Problem.decode(answer.status_code, answer.content)
+        return answer
+
     @asynccontextmanager
     async def stream(
         self, path: str, *, params: Mapping[str, str], silence_s: float, lines: bool = True

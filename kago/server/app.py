@@ -22,10 +22,11 @@ from sanic.server.async_server import AsyncioServer
 
 from kago.clock import Clock, SystemClock
 from kago.config import LOG_FORMAT, ServeConfig
-from kago.core.model.cluster import advice, announced
+from kago.core.model.cluster import announced
 from kago.core.state.commands import SCHEMA_VERSION, RegisterServer
 from kago.security.keyring import KeyringError
 from kago.server.answers import STOPPING, header_values, problem
+from kago.server.checks import Checks, warn
 from kago.server.credentials import open_credentials
 from kago.server.gate import Connection, Gate, Limits, explain_timeout
 from kago.server.incoming import Incoming
@@ -34,7 +35,7 @@ from kago.server.leader import Leader
 from kago.server.metrics import Metrics
 from kago.server.problems import Refused, unavailable
 from kago.server.reports import Reports
-from kago.server.routes import backup, cluster, deployments, members, nodes, pods
+from kago.server.routes import backup, checks, cluster, deployments, members, nodes, pods
 from kago.server.store import Store
 from raft import open_replica
 from raft.contract import LogStatus, ReplicatedLog
@@ -62,6 +63,7 @@ class Server:
         self.clock = clock or SystemClock()
         self.store = Store(self.clock)
         self.leader = Leader(config, self.store, self.clock)
+        self.checks = Checks(config.data_dir, self.clock)
         self.credentials = open_credentials(config, self.store)
         """None: this server is not secured."""
         self.fatal: asyncio.Future[LogError] = asyncio.get_running_loop().create_future()
@@ -88,7 +90,8 @@ class Server:
             own.close()
             await self.store.close()
             raise
-        self._tasks = [asyncio.create_task(self.leader.run(), name="leader"), asyncio.create_task(self._announce(), name="announce")]
+        parts = {"leader": self.leader.run(), "announce": self._announce(), "checks": self.checks.run()}
+        self._tasks = [asyncio.create_task(part, name=name) for name, part in parts.items()]
         if self.credentials is not None:
             self._tasks.append(asyncio.create_task(self.credentials.renew(), name="renew"))
 
@@ -198,6 +201,7 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
         cluster.blueprint(store, metrics, VERSION),
         members.blueprint(store),
         backup.blueprint(store, VERSION),
+        checks.blueprint(store, server.checks, VERSION),
     ]
     for part in parts:
         app.blueprint(part)
@@ -206,6 +210,7 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
     @app.on_request
     async def begin(request: Request) -> None:
         request.ctx.began = server.clock.monotonic()
+        server.checks.require_room(request.method, request.path)
 
     @app.on_response  # type: ignore[untyped-decorator]
     async def finish(request: Request, response: HTTPResponse) -> None:
@@ -299,8 +304,7 @@ async def serve(config: ServeConfig) -> int:
     status = server.store.status()
     servers = ", ".join(member.id for member in status.members)
     _logger.info("server %s of %s: API at %s, data in %s", status.me, servers, config.api_url, config.data_dir)
-    if hint := advice(sum(member.voter for member in status.members)):
-        _logger.warning("%s", hint)
+    await warn(server.checks, status.me, version=VERSION, voters=sum(member.voter for member in status.members))
     gc.collect()
     gc.freeze()
     running = asyncio.create_task(server.run())
