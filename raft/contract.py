@@ -195,8 +195,10 @@ class WireEvents(Protocol):
     def introduce(self, peer: str) -> bytes:
         """Our hello to `peer`: an opaque frame carrying cluster, identity, incarnation and protocol version."""
 
-    def welcome(self, hello: bytes) -> str:
-        """Check a peer's hello; returns its id or raises ValueError with the reason to send back."""
+    def welcome(self, hello: bytes, certified: str | None = None) -> str:
+        """Check a peer's hello; returns its id or raises ValueError with the reason to send back.
+
+        `certified`: the id in the certificate that came with it, where the wire is encrypted."""
 
 
 class Wire(Protocol):

@@ -19,7 +19,7 @@ from msgspec import Struct, structs
 
 from raft.configuration import Configuration, first_configuration
 from raft.contract import Disk, RaftConfig
-from raft.errors import Corrupt, Expelled, StartRefused
+from raft.errors import Corrupt, StartRefused
 from raft.messages import PROTOCOL_VERSION
 
 _FILE = "identity"
@@ -165,7 +165,7 @@ class Identity:
             return self._write(self._first_record(random))
         record = self._read()
         if record.removed:
-            raise Expelled(f"server {record.me} {_EXPELLED}")
+            raise StartRefused(f"server {record.me} {_EXPELLED}")
         if record.max_replies != config.max_replies:
             raise StartRefused(f"max_replies was {record.max_replies} and is {config.max_replies}: it may not change, on any server")
         return record
@@ -239,14 +239,16 @@ class Identity:
         fields = list(msgspec.to_builtins(hello))
         return msgspec.msgpack.encode(fields if record.address else fields[:-1])
 
-    def check(self, hello: bytes) -> "Acquaintance":
-        """Whom a hello is from; ValueError with the reason where it is not welcome.
+    def check(self, hello: bytes, certified: str | None = None) -> "Acquaintance":
+        """Whom a hello is from; ValueError with the reason where it is not welcome. `certified`: whose certificate came with it.
 
         What is learnt of incarnations is on disk before this returns."""
         try:
             theirs = _hello_decoder.decode(hello)
         except msgspec.MsgspecError as error:
             raise ValueError(f"not a hello of this protocol: {error}") from error
+        if certified not in (None, theirs.me):
+            raise ValueError(f"it says that it is {theirs.me}, but its certificate is {certified}'s")
         me = self._record.me
         if theirs.protocol != PROTOCOL_VERSION:
             raise ValueError(f"server {me} speaks protocol {PROTOCOL_VERSION}, not {theirs.protocol}")

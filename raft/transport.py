@@ -121,11 +121,9 @@ class _Link(asyncio.Protocol):
         try:
             if frame[:1] != _HELLO:
                 raise ValueError("it does not speak our protocol")
-            named = events.welcome(frame[1:])
+            named = events.welcome(frame[1:], self.certified)
             if self.dialled and named != self.peer:
                 raise ValueError(f"it is {named}")
-            if self.certified not in (None, named):
-                raise ValueError(f"it says that it is {named}, but its certificate is {self.certified}'s")
         except ValueError as error:
             # It is we who refuse: that says nothing against us, so only the peer, when it dials, is told.
             _logger.warning("turning away %s: %s", self.address, error)

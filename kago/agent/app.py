@@ -14,6 +14,7 @@ from importlib import metadata
 
 import msgspec
 
+from kago.agent.credentials import admitted, renew
 from kago.agent.masters import Masters, Superseded
 from kago.agent.notes import DataDirError, Notebook
 from kago.agent.port import Health, serve_port
@@ -22,10 +23,14 @@ from kago.agent.runtimes.docker import DockerRuntime
 from kago.agent.runtimes.process import ProcessRuntime
 from kago.agent.worker import Worker
 from kago.client.client import Client
+from kago.client.join import JoinRefused
 from kago.clock import Clock, SystemClock
 from kago.config import LOG_FORMAT, AgentConfig
 from kago.core.model.deployment import Runtime
 from kago.core.model.report import Registration
+from kago.security.keyring import Keyring, KeyringError
+from kago.security.subject import Role
+from kago.security.tokens import Token
 
 logger = logging.getLogger("kago.agent")
 
@@ -45,20 +50,26 @@ class _Stop(Exception):
     """A signal asked the agent to stop."""
 
 
-def run(config: AgentConfig) -> None:
+def run(config: AgentConfig, token: Token | None = None) -> None:
     """`kago agent`: the whole process. SystemExit where it cannot (1) or must not (SUPERSEDED) go on."""
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)  # to stderr; what embeds us and has set up its own keeps it
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    if code := asyncio.run(serve_agent(config)):
+    if code := asyncio.run(serve_agent(config, token)):
         raise SystemExit(code)
 
 
-async def serve_agent(config: AgentConfig, *, clock: Clock | None = None) -> int:
+async def serve_agent(config: AgentConfig, token: Token | None = None, *, clock: Clock | None = None) -> int:
     """0: stopped by a signal; 1: it cannot go on; SUPERSEDED: it must not. The reason is in the log."""
     try:
         with Notebook(config.data_dir) as notebook:
-            return await _serve(config, notebook, clock or SystemClock())
-    except (DataDirError, StartRefused) as refusal:
+            present = clock or SystemClock()
+            known = (*config.masters, *notebook.notes.masters)
+            keyring = await admitted(config.data_dir, config.name, known, token, present)
+            return await _serve(config, notebook, present, keyring)
+    except JoinRefused as refusal:
+        logger.critical("%s", refusal)
+        return SUPERSEDED
+    except (DataDirError, StartRefused, KeyringError) as refusal:
         logger.error("%s", refusal)
         return 1
 
@@ -82,7 +93,7 @@ async def choose_runtimes(wanted: Runtime | None, environment: Mapping[str, str]
     return runtimes
 
 
-async def _serve(config: AgentConfig, notebook: Notebook, clock: Clock) -> int:
+async def _serve(config: AgentConfig, notebook: Notebook, clock: Clock, keyring: Keyring | None) -> int:
     runtimes = await choose_runtimes(config.runtime, os.environ, notebook)
     registration = Registration(
         name=config.name,
@@ -96,9 +107,16 @@ async def _serve(config: AgentConfig, notebook: Notebook, clock: Clock) -> int:
         agent_version=_version(),
     )
     servers = (*config.masters, *notebook.notes.masters)
-    async with Client(servers, timeout_s=CALL_S, clock=clock) as telling, Client(servers, timeout_s=CALL_S, clock=clock) as watching:
+    tls = keyring.client_context(keyring.only(Role.SERVER)) if keyring is not None else None
+    async with (
+        Client(servers, timeout_s=CALL_S, clock=clock, tls=tls) as telling,
+        Client(servers, timeout_s=CALL_S, clock=clock, tls=tls) as watching,
+    ):
         worker = Worker(notebook, runtimes, config.name, clock)
-        masters = Masters(registration, notebook, worker, clock, telling=telling, watching=watching, dice=random.Random())
+        masters = Masters(
+            registration, notebook, worker, clock, telling=telling, watching=watching, dice=random.Random(),
+            on_removed=keyring.forget_certificate if keyring is not None else _nothing,
+        )
         worker.on_reports = masters.news
 
         def health() -> Health:
@@ -112,7 +130,8 @@ async def _serve(config: AgentConfig, notebook: Notebook, clock: Clock) -> int:
             )
 
         try:
-            port = await serve_port(config.host, config.port, health, lambda: tuple(worker.said.values()))
+            port_tls = keyring.server_context(keyring.only(Role.SERVER)) if keyring is not None else None
+            port = await serve_port(config.host, config.port, health, lambda: tuple(worker.said.values()), port_tls)
         except OSError as error:
             raise StartRefused(f"cannot listen on {config.host}:{config.port}: {error.strerror}; choose another --port") from error
         code = 0
@@ -122,6 +141,8 @@ async def _serve(config: AgentConfig, notebook: Notebook, clock: Clock) -> int:
                 tasks.create_task(masters.tell())
                 tasks.create_task(masters.watch())
                 tasks.create_task(worker.run())
+                if keyring is not None:
+                    tasks.create_task(renew(keyring, telling, clock))
         except* _Stop:
             logger.info("stopping; the containers run on")
             await masters.leave()
@@ -143,6 +164,10 @@ async def _until_signal() -> None:
         loop.add_signal_handler(number, stop.set)
     await stop.wait()
     raise _Stop
+
+
+def _nothing() -> None:
+    return
 
 
 def _version() -> str:

@@ -11,6 +11,7 @@ anew on the same address, could make the agent remove what runs.
 import asyncio
 import logging
 import random
+from collections.abc import Callable
 from contextlib import aclosing
 
 import msgspec
@@ -55,7 +56,9 @@ class Masters:
         telling: Client,
         watching: Client,
         dice: random.Random,
+        on_removed: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_removed` is called where the cluster says that this node was removed for good."""
         self._registration = registration
         self._notebook = notebook
         self._worker = worker
@@ -63,6 +66,7 @@ class Masters:
         self._telling = telling
         self._watching = watching
         self._dice = dice
+        self._on_removed = on_removed
         self._acknowledged: dict[str, PodReport] = {}
         self._news = asyncio.Event()
         self._heartbeat_s = FIRST_HEARTBEAT_S
@@ -108,6 +112,10 @@ class Masters:
                     if self._ever_registered or problem.type == "stale-incarnation" or waited > TAKEOVER_S:
                         raise Superseded(problem.detail) from problem
                     pause = 1.0
+                elif problem.status == 403:
+                    if problem.type == "removed":
+                        self._on_removed()
+                    raise Superseded(problem.detail) from problem
                 elif problem.status in (400, 422) and not self._ever_registered:
                     raise Superseded(f"the cluster does not accept this node: {problem}") from problem
                 self._note_loss(problem)

@@ -5,6 +5,7 @@ Written on asyncio alone: two fixed answers do not need a web framework beside t
 
 import asyncio
 from collections.abc import Callable
+from ssl import SSLContext
 
 import msgspec
 
@@ -28,8 +29,10 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the last call reached the control plane. Without it the pods run on."""
 
 
-async def serve_port(host: str, port: int, health: Callable[[], Health], pods: Callable[[], tuple[PodReport, ...]]) -> asyncio.Server:
-    """Listens from when it returns; OSError where the address cannot be had."""
+async def serve_port(
+    host: str, port: int, health: Callable[[], Health], pods: Callable[[], tuple[PodReport, ...]], tls: SSLContext | None = None
+) -> asyncio.Server:
+    """Listens from when it returns; OSError where the address cannot be had. `tls` decides who may speak at all."""
 
     under_way = 0
 
@@ -53,7 +56,8 @@ async def serve_port(host: str, port: int, health: Callable[[], Health], pods: C
             under_way -= 1
             writer.close()
 
-    return await asyncio.start_server(answer, host, port, limit=MAX_HEAD)
+    handshake_s = REQUEST_S if tls is not None else None
+    return await asyncio.start_server(answer, host, port, limit=MAX_HEAD, ssl=tls, ssl_handshake_timeout=handshake_s)
 
 
 def _answer(head: bytes, health: Callable[[], Health], pods: Callable[[], tuple[PodReport, ...]]) -> tuple[int, bytes]:

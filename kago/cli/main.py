@@ -4,7 +4,9 @@ import asyncio
 import os
 import platform
 import sys
+from collections.abc import Awaitable, Callable
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import msgspec
@@ -13,21 +15,23 @@ from typer.exceptions import Abort, TyperException
 
 from kago.cli import change, cluster
 from kago.cli.console import note, say
-from kago.cli.doctor import examine
 from kago.cli.failures import Code, VerbFailed, explained
+from kago.cli.founding import found_once, init, read_token
 from kago.cli.get import Output
 from kago.cli.get import get as get_things
 from kago.cli.kinds import DEPLOYMENT, named
 from kago.cli.manifest import MAX_BYTES, ManifestError, open_sources, read_manifests, to_yaml
-from kago.cli.serving import ANY, agent_config, serve_config
-from kago.cli.session import DataDir, Format, Servers, run
+from kago.cli.serving import ANY, agent_config, default_data_dir, serve_config, split_list
 from kago.cli.tables import cluster_table
-from kago.cli.upkeep import snapshot_app
 from kago.cli.wait import parse_duration
 from kago.client.client import Client
 from kago.client.errors import ClientError
 from kago.client.fetch import FetchFailed, fetch
 from kago.config import AGENT_PORT, API_PORT, DEFAULT_SERVER
+from kago.security.keyring import KeyringError
+
+CALL_S = 10.0
+"""Longest wait of a verb for one answer: outlasts any election."""
 
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -42,8 +46,11 @@ app = typer.Typer(
 )
 cluster_app = typer.Typer(help="The control plane itself.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(cluster_app, name="cluster")
-app.add_typer(snapshot_app, name="snapshot")
 
+Servers = Annotated[
+    str, typer.Option("--server", "-s", envvar="KAGO_SERVER", metavar="URL[,URL…]", help="Servers of the cluster; any of them will do.")
+]
+Format = Annotated[Output, typer.Option("--output", "-o", envvar="KAGO_OUTPUT", help="How to print.")]
 Selector = Annotated[str, typer.Option("--selector", "-l", metavar="k=v,…", help="Only things with these labels.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Let the server check everything, change nothing.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Return when all pods of the new state are ready.")]
@@ -51,6 +58,9 @@ Timeout = Annotated[str, typer.Option("--timeout", metavar="5m", help="Longest w
 Files = Annotated[
     list[str], typer.Option("--file", "-f", metavar="FILE|DIR|URL|-", help="Manifest, directory of them, address, or - (repeatable).")
 ]
+TokenText = Annotated[str, typer.Option("--token", envvar="KAGO_TOKEN", help="Join with this token; better in KAGO_TOKEN or a file.")]
+TokenFile = Annotated[Path | None, typer.Option("--token-file", envvar="KAGO_TOKEN_FILE", help="Join with the token in this file.")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", envvar="KAGO_DATA_DIR", help="Where to keep what must survive.")]
 
 
 @app.command()
@@ -79,8 +89,11 @@ def serve(
     ] = "",
     rejoin: Annotated[bool, typer.Option("--rejoin", help="This server lost its data directory: come back with an empty one.")] = False,
     insecure: Annotated[
-        bool, typer.Option("--insecure", envvar="KAGO_INSECURE", help="Allow Raft without TLS on a network that you trust.")
+        bool, typer.Option("--insecure", envvar="KAGO_INSECURE", help="No TLS and no questions, on a network where you trust everybody.")
     ] = False,
+    init: Annotated[bool, typer.Option("--init", envvar="KAGO_INIT", help="Begin a secured cluster with this server.")] = False,
+    token: TokenText = "",
+    token_file: TokenFile = None,
 ) -> None:
     """Start a control-plane server.
 
@@ -89,6 +102,7 @@ def serve(
     lease_s = parse_duration(node_lease)
     if lease_s is None:
         raise VerbFailed("--node-lease must be more than 0", Code.USAGE)
+    shown = read_token(token, token_file)
     config = serve_config(
         host=host,
         port=port,
@@ -100,12 +114,17 @@ def serve(
         insecure=insecure,
         node_lease_s=lease_s,
         join=join,
+        joins=init or shown is not None,
     )
-    if host in ANY:
-        note("warning: the REST API has no authentication yet and listens on all addresses; choose one with --host.")
-    from kago.server.app import run as run_server  # noqa: PLC0415 - a client verb need not load the server
+    if init and not insecure:
+        found_once(config.data_dir)
+    if insecure:
+        note("warning: --insecure: whoever reaches this server's ports can read and change everything, and nothing is encrypted.")
+    elif host in ANY and not config.api_url.startswith("https://"):
+        note("warning: this server is not secured and its REST API listens on all addresses; choose one with --host, or secure it: --init.")
+    from kago.server.app import run  # noqa: PLC0415 - a client verb need not load the server
 
-    run_server(config)
+    run(config, shown)
 
 
 @app.command()
@@ -125,8 +144,11 @@ def agent(
     ] = "auto",
     label: Annotated[list[str] | None, typer.Option("--label", metavar="k=v", help="Label of this node (repeatable).")] = None,
     data_dir: DataDir = None,
+    token: TokenText = "",
+    token_file: TokenFile = None,
 ) -> None:
     """Start the agent of a worker node: it runs the pods the control plane gives it, with or without a control plane."""
+    shown = read_token(token, token_file)
     config = agent_config(
         name=name,
         masters=master,
@@ -138,9 +160,9 @@ def agent(
         labels=label or (),
         data_dir=data_dir,
     )
-    from kago.agent.app import run as run_agent  # noqa: PLC0415 - a client verb need not load the agent
+    from kago.agent.app import run  # noqa: PLC0415 - a client verb need not load the agent
 
-    run_agent(config)
+    run(config, shown)
 
 
 @app.command()
@@ -156,7 +178,7 @@ def apply(
     specs = read_manifests(open_sources(file, stdin=sys.stdin.read, fetch=lambda url: fetch(url, max_bytes=MAX_BYTES)))
     timeout_s = parse_duration(timeout)
     report = change.Reporter(only_names=output is Output.NAME, dry_run=dry_run)
-    run(server, lambda client: change.apply(client, specs, report, dry_run=dry_run, wait=wait, timeout_s=timeout_s))
+    _run(server, lambda client: change.apply(client, specs, report, dry_run=dry_run, wait=wait, timeout_s=timeout_s))
 
 
 @app.command()
@@ -168,7 +190,7 @@ def get(
     server: Servers = DEFAULT_SERVER,
 ) -> None:
     """Show things."""
-    run(server, lambda client: get_things(client, what, output=output, selector=selector, watch=watch))
+    _run(server, lambda client: get_things(client, what, output=output, selector=selector, watch=watch))
 
 
 @app.command()
@@ -188,7 +210,7 @@ def delete(
     if not things:
         raise VerbFailed("delete what? Write a NAME, TYPE/NAME or -f FILE", Code.USAGE)
     report = change.Reporter(only_names=output is Output.NAME, dry_run=dry_run)
-    run(server, lambda client: change.delete(client, things, report, dry_run=dry_run, ignore_missing=ignore_not_found))
+    _run(server, lambda client: change.delete(client, things, report, dry_run=dry_run, ignore_missing=ignore_not_found))
 
 
 @app.command()
@@ -205,7 +227,17 @@ def scale(
     names, count = change.scaled(what, replicas)
     timeout_s = parse_duration(timeout)
     report = change.Reporter(only_names=output is Output.NAME, dry_run=dry_run)
-    run(server, lambda client: change.scale(client, names, count, report, dry_run=dry_run, wait=wait, timeout_s=timeout_s))
+    _run(server, lambda client: change.scale(client, names, count, report, dry_run=dry_run, wait=wait, timeout_s=timeout_s))
+
+
+@cluster_app.command("init")
+def cluster_init(
+    data_dir: DataDir = None,
+    port: Annotated[int, typer.Option(envvar="KAGO_PORT", help="Port of the server's API; names the default data directory.")] = API_PORT,
+    tokens_to: Annotated[Path | None, typer.Option("--tokens-to", metavar="DIR", help="Write the tokens to files there, too.")] = None,
+) -> None:
+    """Begin a secured cluster on this machine: a CA for its first server, and tokens for all that join."""
+    init(data_dir or default_data_dir(f"server-{port}"), tokens_to)
 
 
 @cluster_app.command("status")
@@ -221,7 +253,7 @@ def cluster_status(output: Format = Output.TABLE, server: Servers = DEFAULT_SERV
         else:
             say(cluster_table(cluster))
 
-    run(server, show)
+    _run(server, show)
 
 
 Patience = Annotated[str, typer.Option("--timeout", metavar="5m", help="Longest wait until it votes; 0 is no limit.")]
@@ -230,7 +262,7 @@ Patience = Annotated[str, typer.Option("--timeout", metavar="5m", help="Longest 
 @cluster_app.command("members")
 def cluster_members(output: Format = Output.TABLE, server: Servers = DEFAULT_SERVER) -> None:
     """Every server: its id, where it is reached, and whether it votes."""
-    run(server, lambda client: cluster.members(client, output=output))
+    _run(server, lambda client: cluster.members(client, output=output))
 
 
 @cluster_app.command("add")
@@ -240,7 +272,7 @@ def cluster_add(
     server: Servers = DEFAULT_SERVER,
 ) -> None:
     """Add a server, and wait until it has caught up and votes. It is started with: kago serve --join URL --address ADDRESS."""
-    run(server, lambda client: cluster.add(client, address, timeout_s=parse_duration(timeout)))
+    _run(server, lambda client: cluster.add(client, address, timeout_s=parse_duration(timeout)))
 
 
 @cluster_app.command("remove")
@@ -248,7 +280,7 @@ def cluster_remove(
     id: Annotated[str, typer.Argument(metavar="ID", help="As `kago cluster members` shows it.")], server: Servers = DEFAULT_SERVER
 ) -> None:
     """Remove a server for good; it stops by itself."""
-    run(server, lambda client: cluster.remove(client, id))
+    _run(server, lambda client: cluster.remove(client, id))
 
 
 @cluster_app.command("replace")
@@ -259,7 +291,7 @@ def cluster_replace(
     server: Servers = DEFAULT_SERVER,
 ) -> None:
     """Put a new server in the place of another: of a dead one it is removed first, of a live one the new one is added first."""
-    run(server, lambda client: cluster.replace(client, old, new, timeout_s=parse_duration(timeout)))
+    _run(server, lambda client: cluster.replace(client, old, new, timeout_s=parse_duration(timeout)))
 
 
 @cluster_app.command("transfer-leader")
@@ -268,13 +300,7 @@ def cluster_transfer_leader(
     server: Servers = DEFAULT_SERVER,
 ) -> None:
     """Let another server lead, without a moment's loss."""
-    run(server, lambda client: cluster.transfer_leader(client, id))
-
-
-@app.command()
-def doctor(output: Format = Output.TABLE, server: Servers = DEFAULT_SERVER) -> None:
-    """Say what is wrong with the cluster, or soon will be, and what to do about it; exit code 1 where there is anything."""
-    run(server, lambda client: examine(client, output))
+    _run(server, lambda client: cluster.transfer_leader(client, id))
 
 
 @app.command("demo")
@@ -298,6 +324,18 @@ def version_command() -> None:
     say(f"kago {number} (Python {platform.python_version()}, {platform.system().lower()}/{platform.machine()})")
 
 
+def _run(servers: str, verb: Callable[[Client], Awaitable[None]]) -> None:
+    async def session() -> None:
+        try:
+            client = Client(split_list(servers), timeout_s=CALL_S)
+        except ValueError as error:
+            raise VerbFailed(f"--server: {error}", Code.USAGE) from None
+        async with client:
+            await verb(client)
+
+    asyncio.run(session())
+
+
 def main() -> NoReturn:
     """Entry point of the `kago` command: every failure becomes one paragraph on stderr and an exit code."""
     try:
@@ -312,6 +350,8 @@ def main() -> NoReturn:
         _fail(failed)
     except (ClientError, ManifestError) as error:
         _fail(explained(error))
+    except KeyringError as error:
+        _fail(VerbFailed(str(error)))
     except FetchFailed as error:
         _fail(VerbFailed(str(error)))
     except BrokenPipeError:

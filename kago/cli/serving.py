@@ -11,6 +11,7 @@ from kago.config import API_PORT, RAFT_PORT, AgentConfig, ServeConfig
 from kago.core.model.deployment import STRATEGY_ALIASES, Runtime, Strategy
 from kago.core.model.quantity import parse_cpu, parse_memory
 from kago.core.model.resources import Resources
+from kago.security.keyring import Keyring, KeyringError
 
 ANY = ("0.0.0.0", "::")
 OwnTest = Callable[[str], bool]
@@ -28,17 +29,22 @@ def serve_config(
     insecure: bool,
     node_lease_s: float,
     join: str = "",
+    joins: bool = False,
 ) -> ServeConfig:
-    """VerbFailed (usage) where the flags do not tell which server this is."""
+    """VerbFailed (usage) where the flags do not tell which server this is. `joins`: it has a token, or begins a secured cluster."""
     directory = data_dir or default_data_dir(f"server-{port}")
     if join and not address:
         raise VerbFailed("--join needs --address HOST:PORT: under which the other servers reach this one", Code.USAGE)
     me, members = membership("" if join else peers, address, api_port=port, is_own=is_own_host, used=_holds_something(directory))
     raft_host = split_address(me)[0]
-    if not insecure and (exposed := [member for member in members if not _is_loopback(split_address(member)[0])]):
+    secured = not insecure and (joins or _holds_ca(directory))
+    scheme = "https" if secured else "http"
+    exposed = [member for member in members if not _is_loopback(split_address(member)[0])]
+    if exposed and not insecure and not secured:
         raise VerbFailed(
-            f"Raft has no TLS yet and {exposed[0]} is not a loopback address: anybody who reaches that port could change the cluster. "
-            "On a network you trust, add --insecure.",
+            f"{exposed[0]} is not a loopback address, and this server holds no certificate: anybody who reaches that port could change "
+            "the cluster. Make the first server's with `kago cluster init` (or `kago serve --init`), and let the others join with "
+            "the token it gives, in KAGO_TOKEN or --token-file. On a network where every machine is trusted there is --insecure.",
             Code.USAGE,
         )
     return ServeConfig(
@@ -48,13 +54,20 @@ def serve_config(
         members=members,
         guessed=not address and (not peers or me not in members),
         join=tuple(split_list(join)),
-        api_url=f"http://{_bracketed(_api_host(host, raft_host, single=not peers and not address))}:{port}",
+        api_url=f"{scheme}://{_bracketed(_api_host(host, raft_host, single=not peers and not address))}:{port}",
         data_dir=directory,
         scheduler=parse_strategy(scheduler),
         rejoin=rejoin,
         insecure=insecure,
         node_lease_s=node_lease_s,
     )
+
+
+def _holds_ca(data_dir: Path) -> bool:
+    try:
+        return Keyring(data_dir).held
+    except KeyringError as error:
+        raise VerbFailed(str(error)) from None
 
 
 def membership(peers: str, address: str, *, api_port: int, is_own: OwnTest, used: bool = False) -> tuple[str, tuple[str, ...]]:

@@ -6,7 +6,8 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from ssl import SSLContext
 from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import quote
@@ -18,12 +19,12 @@ from kago.client.errors import ClientError, Problem, TimedOut, Unreachable
 from kago.client.status import ClusterStatus
 from kago.client.walk import PAUSE_S, Walker
 from kago.clock import Clock, SystemClock
-from kago.core.checks import ServerFacts
 from kago.core.model.cluster import LeaderReply, LeaderRequest, MemberReply, MemberRequest
 from kago.core.model.deployment import Deployment, DeploymentPatch, DeploymentSpec
 from kago.core.model.node import Node
 from kago.core.model.pod import Pod
 from kago.core.model.report import Heartbeat, HeartbeatReply, Registration, RegistrationReply, WatchEvent
+from kago.core.model.token import NewToken, RenewReply, RenewRequest, TokenView
 
 T = TypeVar("T", Deployment, Pod, Node)
 Answer = TypeVar("Answer")
@@ -31,7 +32,6 @@ Answer = TypeVar("Answer")
 PATHS: Mapping[type, str] = {Deployment: "/deployments", Pod: "/pods", Node: "/nodes"}
 SILENCE_S = 12.0
 """A watch without a line for this long is dead: the server sends one at least every 10 s."""
-BACKUP_SILENCE_S = 10.0
 RELIST = "relist"
 """Type of the event by which `follow` says that a new listing begins: forget what the last one gave."""
 
@@ -45,10 +45,12 @@ class Client:
         *,
         timeout_s: float = 3.0,
         clock: Clock | None = None,
+        tls: SSLContext | None = None,
+        token: str = "",
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._clock = clock or SystemClock()
-        self._walker = Walker(servers, timeout_s=timeout_s, clock=self._clock, transport=transport)
+        """`tls` and `token` for a secured cluster: whom to believe (and our certificate), and who the user is."""
+        self._walker = Walker(servers, timeout_s=timeout_s, clock=clock or SystemClock(), tls=tls, token=token, transport=transport)
         self._written = 0
 
     async def __aenter__(self) -> Self:
@@ -118,32 +120,36 @@ class Client:
         body = msgspec.json.encode(LeaderRequest(id=id))
         return _decode(await self._walker.call("POST", "/cluster/leader", body=body, headers=_JSON), LeaderReply).leader
 
-    async def checks(self, server: str, *, timeout_s: float = 3.0) -> tuple[ServerFacts, float]:
-        """What this one server says of itself, and how far its clock is ahead of ours in seconds; Problem, Unreachable."""
-        clock = self._clock
-        asked = clock.now()
-        facts = _decode(await self._walker.ask(server, "/checks", timeout_s=timeout_s), ServerFacts)
-        # It looked while we waited: what lies between is not its clock's fault.
-        return facts, facts.now - min(max(facts.now, asked), clock.now())
-
-    async def backup(self, take: Callable[[bytes], object], *, stale: bool = False) -> str:
-        """Give a backup of the whole state to `take`, piece by piece; the server it came from. The caller must check what arrived."""
-        params = {"stale": "true"} if stale else {}
-        async with self._walker.stream("/snapshot", params=params, silence_s=BACKUP_SILENCE_S, lines=False) as (server, pieces):
-            async for piece in pieces:
-                take(piece)
-            return server
-
     # -- agents ------------------------------------------------------------------------------------------------------
 
     async def register(self, registration: Registration) -> RegistrationReply:
         answer = await self._walker.call("POST", "/nodes/register", body=msgspec.json.encode(registration), headers=_JSON)
         return _decode(answer, RegistrationReply)
 
+    async def renew(self, request_pem: bytes) -> bytes:
+        """A new certificate (PEM) in place of the one this client shows."""
+        body = msgspec.json.encode(RenewRequest(request=request_pem.decode()))
+        return _decode(await self._walker.call("POST", "/renew", body=body, headers=_JSON), RenewReply).certificate.encode()
+
     async def heartbeat(self, name: str, heartbeat: Heartbeat) -> HeartbeatReply:
         """Problem 404: register again; 409: a newer agent of this identity runs."""
         answer = await self._walker.call("POST", f"{_path(Node, name)}/heartbeat", body=msgspec.json.encode(heartbeat), headers=_JSON)
         return _decode(answer, HeartbeatReply)
+
+    # -- tokens ------------------------------------------------------------------------------------------------------
+
+    async def tokens(self) -> tuple[TokenView, ...]:
+        return _decode(await self._walker.call("GET", "/tokens"), tuple[TokenView, ...])
+
+    async def create_token(self, token: NewToken) -> TokenView:
+        """Only its hash travels, so the same call may be repeated."""
+        body = {name: value for name, value in msgspec.to_builtins(token).items() if name != "id" and value is not None}
+        answer = await self._walker.call("PUT", f"/tokens/{token.id}", body=msgspec.json.encode(body), headers=_JSON)
+        return _decode(answer, TokenView)
+
+    async def revoke_token(self, id: str) -> None:
+        """Problem 404."""
+        await self._walker.call("DELETE", f"/tokens/{quote(id, safe='')}")
 
     # -- watches -----------------------------------------------------------------------------------------------------
 

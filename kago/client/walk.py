@@ -6,9 +6,10 @@ never a doubt. What is not repeated is an answer that says no.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Generator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
+from ssl import SSLContext
 
 import httpx
 
@@ -28,16 +29,27 @@ class Walker:
     """The list of servers, the one that worked last, and the connections to them."""
 
     def __init__(
-        self, servers: Iterable[str], *, timeout_s: float, clock: Clock, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        servers: Iterable[str],
+        *,
+        timeout_s: float,
+        clock: Clock,
+        tls: SSLContext | None = None,
+        token: str = "",
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._given = tuple(dict.fromkeys(normal_url(server) for server in servers))
+        """`tls`: of a secured cluster; `token` is sent over https alone."""
+        self._scheme = "http" if tls is None else "https"
+        self._given = tuple(dict.fromkeys(normal_url(server, self._scheme) for server in servers))
         if not self._given:
             raise ValueError("at least one server URL is needed")
         self._servers = self._given
         self._current = 0
         self._timeout_s = timeout_s
         self._clock = clock
-        self._http = httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False)
+        self._http = httpx.AsyncClient(
+            transport=transport, trust_env=False, follow_redirects=False, verify=tls or True, auth=_Bearer(token) if token else None
+        )
         self._date_offset_s = 0.0
         self._announced = ""
 
@@ -49,7 +61,7 @@ class Walker:
     def learn(self, servers: Iterable[str]) -> None:
         """Take the cluster's own list; those we were started with stay at its end, so the list never runs empty."""
         current = self._servers[self._current]
-        self._servers = tuple(dict.fromkeys([*(normal_url(server) for server in servers if server), *self._given]))
+        self._servers = tuple(dict.fromkeys([*(normal_url(server, self._scheme) for server in servers if server), *self._given]))
         self._current = self._servers.index(current) if current in self._servers else 0
 
     def server_now(self) -> float:
@@ -105,23 +117,9 @@ class Walker:
                 raise refusal or (TimedOut(tried[-1][0], total_s) if tried else TimedOut(self._servers[self._current], total_s))
             await asyncio.sleep(pause)
 
-    async def ask(self, server: str, path: str, *, timeout_s: float) -> httpx.Response:
-        """One answer of this one server; Problem, Unreachable."""
-        try:
-            answer = await self._attempt("GET", normal_url(server) + path, None, None, None, timeout_s)
-        except (httpx.TransportError, TimeoutError, ValueError) as error:
-            raise Unreachable(((server, reason(error)),)) from error
-        if not answer.is_success:
-            raise Problem.decode(answer.status_code, answer.content)
-        return answer
-
     @asynccontextmanager
-    async def stream(
-        self, path: str, *, params: Mapping[str, str], silence_s: float, lines: bool = True
-    ) -> AsyncIterator[tuple[str, AsyncIterator[bytes]]]:
-        """(server, its lines, or bytes as they come) of the first server that opens the stream.
-
-        Silence longer than `silence_s` ends it with Unreachable."""
+    async def stream(self, path: str, *, params: Mapping[str, str], silence_s: float) -> AsyncIterator[tuple[str, AsyncIterator[bytes]]]:
+        """(server, its lines) of the first server that opens the stream; silence longer than `silence_s` ends it with Unreachable."""
         tried: list[tuple[str, str]] = []
         for _ in self._servers:
             server = self._servers[self._current]
@@ -140,7 +138,7 @@ class Walker:
                         self._leave(server)
                     raise problem
                 self._note_date(answer)
-                yield server, _lines(answer) if lines else answer.aiter_bytes()
+                yield server, _lines(answer)
                 return
             except httpx.HTTPError as error:
                 self._leave(server)
@@ -201,11 +199,23 @@ async def _lines(answer: httpx.Response) -> AsyncIterator[bytes]:
             raise httpx.RemoteProtocolError(f"a line of more than {MAX_LINE_BYTES} bytes")
 
 
-def normal_url(server: str) -> str:
-    """`host:port` is taken as http://host:port; no slash at the end."""
+class _Bearer(httpx.Auth):
+    """The token of a user; nobody reads it on the way."""
+
+    def __init__(self, token: str) -> None:
+        self._header = f"Bearer {token}"
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        if request.url.scheme == "https":
+            request.headers["authorization"] = self._header
+        yield request
+
+
+def normal_url(server: str, scheme: str = "http") -> str:
+    """`host:port` is taken as http://host:port (or as https, where the cluster is secured); no slash at the end."""
     text = server.strip()
     if "://" not in text:
-        text = f"http://{text}"
+        text = f"{scheme}://{text}"
     try:
         url = httpx.URL(text)
     except httpx.InvalidURL as error:
@@ -224,7 +234,20 @@ def reason(error: Exception) -> str:
             return "no answer in time"
         case httpx.ConnectError() if "refused" in str(error).lower() or "all connection attempts failed" in str(error).lower():
             return "connection refused"
+        case httpx.RemoteProtocolError() if "disconnected without" in str(error):
+            return "it closed the connection without a word; does it speak https?"
+        case httpx.ConnectError() if "WRONG_VERSION_NUMBER" in str(error):
+            return "it does not speak https; this cluster is not secured"
+        case httpx.ConnectError() if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return f"its certificate is not one of the cluster this client knows ({_short(str(error))})"
+        case httpx.TransportError() if "alert" in str(error).lower():
+            return f"it refuses our certificate ({_short(str(error))})"
         case ClientError():
             return str(error)
         case _:
             return str(error) or type(error).__name__
+
+
+def _short(text: str) -> str:
+    """Of OpenSSL's words the ones for people."""
+    return text.partition("] ")[2].partition(" (_ssl")[0] or text

@@ -20,6 +20,10 @@ DIRECTORY = "tls"
 CA_FILE, CA_KEY_FILE, OWN_FILE = "ca.pem", "ca.key", "own.pem"
 
 
+LOOK_S = 3600.0
+"""The longest sleep until the next look at the clock: machines sleep, and clocks are set."""
+
+
 class KeyringError(Exception):
     """The directory cannot be used; the text says what to do."""
 
@@ -29,7 +33,7 @@ class Keyring:
 
     def __init__(self, data_dir: Path) -> None:
         self.directory = data_dir / DIRECTORY
-        self.ca_pem = self._read(CA_FILE)
+        self.ca_pem = self.read(CA_FILE)
         self.held = bool(self.ca_pem)
         self.cluster = ""
         self.authority: Authority | None = None
@@ -42,9 +46,9 @@ class Keyring:
     def _load(self) -> None:
         try:
             self.cluster = cluster_of(self.ca_pem)
-            key = self._read(CA_KEY_FILE)
+            key = self.read(CA_KEY_FILE)
             self.authority = Authority(self.ca_pem, key) if key else None
-            own = self._read(OWN_FILE)
+            own = self.read(OWN_FILE)
             self.subject = _subject_in(own) if own else None
         except ValueError as error:
             raise KeyringError(f"{self.directory} is damaged ({error}); remove it and join the cluster again with a token") from error
@@ -55,19 +59,24 @@ class Keyring:
         """Take a cluster's CA, with its key on a server, in place of whatever was here."""
         if ca_key_pem:
             Authority(ca_pem, ca_key_pem)
-            self._write(CA_KEY_FILE, ca_key_pem)
+            self.write(CA_KEY_FILE, ca_key_pem)
         if self.ca_pem != ca_pem:
             (self.directory / OWN_FILE).unlink(missing_ok=True)
-        self._write(CA_FILE, ca_pem)
+        self.write(CA_FILE, ca_pem)
         self.ca_pem, self.held = ca_pem, True
         self._load()
 
     def install(self, key_pem: bytes, certificate_pem: bytes) -> None:
         """From now on we are this; open connections stay as they are."""
-        self._write(OWN_FILE, key_pem + certificate_pem)
+        self.write(OWN_FILE, key_pem + certificate_pem)
         self.subject = _subject_in(certificate_pem)
         for context in self._contexts:
             self._equip(context)
+
+    def forget_certificate(self) -> None:
+        """It counts no more: the next start needs a token."""
+        (self.directory / OWN_FILE).unlink(missing_ok=True)
+        self.subject = None
 
     def issue(self, role: Role, name: str, *, now: float, admitted: int, valid_s: float = CERTIFICATE_S) -> None:
         """A new key and certificate for ourselves, signed with the CA's own key: servers hold it."""
@@ -128,7 +137,8 @@ class Keyring:
         except (OSError, ssl.SSLError) as error:
             raise KeyringError(f"{self.directory / OWN_FILE} cannot be used: {error}") from error
 
-    def _read(self, name: str) -> bytes:
+    def read(self, name: str) -> bytes:
+        """Empty where there is no such file. KeyringError."""
         path = self.directory / name
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -141,7 +151,8 @@ class Keyring:
                 raise KeyringError(f"{path} holds a private key, but others may read it; chmod 600 it, and think about who has read it")
             return file.read()
 
-    def _write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes) -> None:
+        """Durably, for our own eyes only. KeyringError."""
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_private(self.directory / name, content)

@@ -20,14 +20,16 @@ from sanic.exceptions import MethodNotAllowed, PayloadTooLarge, RequestCancelled
 from sanic.http import Http
 from sanic.server.async_server import AsyncioServer
 
+from kago.client.join import JoinRefused
 from kago.clock import Clock, SystemClock
 from kago.config import LOG_FORMAT, ServeConfig
-from kago.core.model.cluster import announced
+from kago.core.model.cluster import advice, announced
 from kago.core.state.commands import SCHEMA_VERSION, RegisterServer
 from kago.security.keyring import KeyringError
+from kago.security.tokens import Token
+from kago.server.access import Access
 from kago.server.answers import STOPPING, header_values, problem
-from kago.server.checks import Checks, warn
-from kago.server.credentials import open_credentials
+from kago.server.credentials import join_cluster, open_credentials
 from kago.server.gate import Connection, Gate, Limits, explain_timeout
 from kago.server.incoming import Incoming
 from kago.server.joining import log_config
@@ -35,11 +37,11 @@ from kago.server.leader import Leader
 from kago.server.metrics import Metrics
 from kago.server.problems import Refused, unavailable
 from kago.server.reports import Reports
-from kago.server.routes import backup, checks, cluster, deployments, members, nodes, pods
+from kago.server.routes import admission, cluster, deployments, members, nodes, pods
 from kago.server.store import Store
 from raft import open_replica
 from raft.contract import LogStatus, ReplicatedLog
-from raft.errors import Expelled, LogError, LogHalted
+from raft.errors import LogError, LogHalted
 
 _logger = logging.getLogger(__name__)
 ANNOUNCE_AGAIN_S = 0.5
@@ -49,8 +51,6 @@ DRAIN_S = 1.0
 """Requests under way at a stop are given this long; every server's stop must fit into what an operator waits."""
 LAST_WORDS_S = 0.02
 """For whoever still waited for the log, to be told that it is closed."""
-EXPELLED = 5
-"""Exit code of a server that was removed: to start it again is of no use."""
 VERSION = installed_version("kago")
 
 
@@ -63,9 +63,9 @@ class Server:
         self.clock = clock or SystemClock()
         self.store = Store(self.clock)
         self.leader = Leader(config, self.store, self.clock)
-        self.checks = Checks(config.data_dir, self.clock)
         self.credentials = open_credentials(config, self.store)
         """None: this server is not secured."""
+        self.access = Access(self.store, self.credentials)
         self.fatal: asyncio.Future[LogError] = asyncio.get_running_loop().create_future()
         """Resolved when the log halts by itself: the process must end."""
         self._api: AsyncioServer | None = None
@@ -83,17 +83,19 @@ class Server:
         opened.on_role = self._role_changed
         opened.on_message = self.leader.told
         self.store.open(opened)
-        self.url = f"http://{self.config.host}:{own.getsockname()[1]}"
+        self.url = f"{'https' if self.credentials else 'http'}://{self.config.host}:{own.getsockname()[1]}"
         try:
             self._api = await _start_api(self, own)
         except BaseException:
             own.close()
             await self.store.close()
             raise
-        parts = {"leader": self.leader.run(), "announce": self._announce(), "checks": self.checks.run()}
-        self._tasks = [asyncio.create_task(part, name=name) for name, part in parts.items()]
+        self._tasks = [asyncio.create_task(self.leader.run(), name="leader"), asyncio.create_task(self._announce(), name="announce")]
         if self.credentials is not None:
-            self._tasks.append(asyncio.create_task(self.credentials.renew(), name="renew"))
+            self._tasks += [
+                asyncio.create_task(self.credentials.run(), name="credentials"),
+                asyncio.create_task(self.access.sweep(), name="sweep"),
+            ]
 
     async def run(self) -> None:
         """Until cancelled; raises what any part died of."""
@@ -131,7 +133,9 @@ class Server:
 
     async def _open_log(self) -> ReplicatedLog:
         config, secured = self.config, self.credentials
-        raft = await log_config(config)
+        raft = await log_config(config, secured.dialling if secured else None)
+        if secured is not None and raft.invitation is not None:
+            secured.named(raft.invitation.id)
         return await open_replica(
             raft,
             self.store.machine,
@@ -193,16 +197,16 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
         }
     )
     app.ctx.gate = Gate(server.limits, server.clock.monotonic)
-    metrics, store = Metrics(server.store), server.store
+    metrics, store, secured, access = Metrics(server.store), server.store, server.credentials, server.access
     parts = [
         deployments.blueprint(store),
         pods.blueprint(store),
-        nodes.blueprint(store, server.leader, Reports(store)),
-        cluster.blueprint(store, metrics, VERSION),
+        nodes.blueprint(store, server.leader, Reports(store), secured=secured is not None),
+        cluster.blueprint(store, metrics, VERSION, secured.dialling if secured else None),
         members.blueprint(store),
-        backup.blueprint(store, VERSION),
-        checks.blueprint(store, server.checks, VERSION),
     ]
+    if secured is not None:
+        parts.append(admission.blueprint(store, access, secured))
     for part in parts:
         app.blueprint(part)
         app.blueprint(part.copy(f"{part.name}-v1", version=1))
@@ -210,7 +214,7 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
     @app.on_request
     async def begin(request: Request) -> None:
         request.ctx.began = server.clock.monotonic()
-        server.checks.require_room(request.method, request.path)
+        request.ctx.caller = await access.check(request)
 
     @app.on_response  # type: ignore[untyped-decorator]
     async def finish(request: Request, response: HTTPResponse) -> None:
@@ -224,9 +228,11 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
             await _discard_body(request)
         return problem(request, _refusal(request, error))
 
-    api = await app.create_server(sock=own, protocol=Connection, return_asyncio_server=True, access_log=False)
+    tls = secured.api_server if secured else None
+    api = await app.create_server(sock=own, ssl=tls, protocol=Connection, return_asyncio_server=True, access_log=False)
     if api is None:
         raise OSError("the API could not be started")
+    access.connections = api.connections
     # Sanic rewrites its own methods for speed; it can do so once a process, and all our apps are alike.
     app.config.TOUCHUP = not getattr(Sanic, "__touched__", False)
     await api.startup()  # type: ignore[no-untyped-call]
@@ -282,37 +288,37 @@ async def _drain(api: AsyncioServer) -> None:
         await asyncio.sleep(0.02)
 
 
-async def serve(config: ServeConfig) -> int:
-    """Run until SIGTERM or SIGINT; the exit code: 0 stopped, 1 it cannot go on, EXPELLED it must not."""
+async def serve(config: ServeConfig, token: Token | None = None) -> int:
+    """Run until SIGTERM or SIGINT; the exit code."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     stopping = asyncio.create_task(stop.wait())
     try:
-        server = Server(config)
-        starting = asyncio.create_task(server.start())
+        starting = asyncio.create_task(_started(config, token))
         await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
-            starting.cancel()  # It still waited to be added to its cluster.
+            starting.cancel()  # It still waited to be let in, or to be added to its cluster.
             await asyncio.gather(starting, return_exceptions=True)
             return 0
-        await starting
-    except (LogError, OSError, KeyringError) as error:
+        server = await starting
+    except (LogError, OSError, KeyringError, JoinRefused) as error:
         _logger.error("cannot start: %s", error)
-        return EXPELLED if isinstance(error, Expelled) else 1
+        return 1
     status = server.store.status()
     servers = ", ".join(member.id for member in status.members)
     _logger.info("server %s of %s: API at %s, data in %s", status.me, servers, config.api_url, config.data_dir)
-    await warn(server.checks, status.me, version=VERSION, voters=sum(member.voter for member in status.members))
+    if hint := advice(sum(member.voter for member in status.members)):
+        _logger.warning("%s", hint)
     gc.collect()
     gc.freeze()
     running = asyncio.create_task(server.run())
     await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
     code = 0
     if not stop.is_set():
+        code = 1
         cause = running.exception()
-        code = EXPELLED if any(isinstance(leaf, Expelled) for leaf in _leaves(cause)) else 1
         _logger.error("stopping: %s", "; ".join(map(str, _leaves(cause))), exc_info=None if _is_log_error(cause) else cause)
     running.cancel()
     stopping.cancel()
@@ -321,6 +327,14 @@ async def serve(config: ServeConfig) -> int:
     logging.getLogger("sanic.error").setLevel(logging.CRITICAL + 1)
     await server.stop()
     return code
+
+
+async def _started(config: ServeConfig, token: Token | None) -> Server:
+    if token is not None:
+        await join_cluster(config, token, SystemClock())
+    server = Server(config)
+    await server.start()
+    return server
 
 
 def _leaves(error: BaseException | None) -> list[BaseException]:
@@ -333,13 +347,14 @@ def _is_log_error(error: BaseException | None) -> bool:
     return all(isinstance(leaf, LogError) for leaf in _leaves(error))
 
 
-def run(config: ServeConfig) -> None:
+def run(config: ServeConfig, token: Token | None = None) -> None:
     """`kago serve`: the whole process. Raises SystemExit where it did not end as asked."""
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)  # to stderr; what embeds us and has set up its own keeps it
     logging.getLogger("sanic").setLevel(logging.WARNING)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     # As many connections as we may have: each watch holds one, and the usual soft limit of 1024 is soon reached.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    code = uvloop.run(serve(config))
+    code = uvloop.run(serve(config, token))
     if code:
         raise SystemExit(code)

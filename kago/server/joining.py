@@ -5,6 +5,7 @@ A new server is a member once `kago cluster add` named its address, before or af
 
 import asyncio
 import logging
+from ssl import SSLContext
 
 from kago.client.client import Client
 from kago.client.errors import ClientError
@@ -18,19 +19,19 @@ ASK_AGAIN_S = 0.5
 _ASK_S = 5.0
 
 
-async def log_config(config: ServeConfig) -> RaftConfig:
+async def log_config(config: ServeConfig, dialling: SSLContext | None = None) -> RaftConfig:
     """Waits, for ever, where a new server is not a member yet."""
     if not config.join:
         return RaftConfig(me=config.me, members=config.members, rejoin=config.rejoin, guessed=config.guessed)
     if id_in(config.data_dir) is not None:
         _logger.info("the data directory knows the cluster: --join is not needed any more")
         return RaftConfig(me=config.me, members=(), rejoin=config.rejoin, guessed=config.guessed)
-    return RaftConfig(me=config.me, members=(), rejoin=config.rejoin, invitation=await _invitation(config))
+    return RaftConfig(me=config.me, members=(), rejoin=config.rejoin, invitation=await _invitation(config, dialling))
 
 
-async def _invitation(config: ServeConfig) -> Invitation:
+async def _invitation(config: ServeConfig, dialling: SSLContext | None) -> Invitation:
     said = ""
-    async with Client(config.join, timeout_s=_ASK_S) as client:
+    async with Client(config.join, timeout_s=_ASK_S, tls=dialling) as client:
         while True:
             try:
                 cluster = await client.cluster()

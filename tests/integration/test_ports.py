@@ -36,7 +36,7 @@ class _Listener:
     def introduce(self, peer: str) -> bytes:
         return b"z:1"
 
-    def welcome(self, hello: bytes) -> str:
+    def welcome(self, hello: bytes, certified: str | None = None) -> str:
         if hello != b"a:1":
             raise ValueError("unknown")
         return "a:1"

@@ -5,12 +5,16 @@ import ssl
 import struct
 from pathlib import Path
 
+import httpx
 import pytest
 
+from kago.client.join import user_context
 from kago.config import ServeConfig
-from kago.security.authority import Authority
+from kago.core.model.token import Token, TokenRole
+from kago.security.authority import Authority, ca_digest
 from kago.security.keyring import Keyring
 from kago.security.subject import Role
+from kago.security.tokens import mint
 from kago.server.app import Server
 from raft.contract import Role as RaftRole
 from tests.integration.certificates import Office, intruder, wrong_for_raft
@@ -26,7 +30,15 @@ async def secured_three(base: Path, authority: Authority) -> Three:
         Keyring(data_dir).adopt(authority.pem, authority.key_pem)
         servers.append(Server(ServeConfig(port=port, me=me, members=members, api_url=f"http://127.0.0.1:{port}", data_dir=data_dir)))
     await asyncio.gather(*(server.start() for server in servers))
-    return Three(servers)
+    group = Three(servers)
+    token = mint(ca_digest(authority.pem))
+    for server in servers:
+        assert server.credentials is not None
+        server.credentials.first_tokens[token.id] = Token(id=token.id, role=TokenRole.ADMIN, digest=token.digest)
+    await group.http.aclose()
+    headers = {"authorization": f"Bearer {token.text}"}
+    group.http = httpx.AsyncClient(timeout=8, trust_env=False, verify=user_context(authority.pem), headers=headers)
+    return group
 
 
 async def close(group: Three) -> None:

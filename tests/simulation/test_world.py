@@ -115,7 +115,7 @@ class Talker:
     def introduce(self, peer: str) -> bytes:
         return self.name.encode()
 
-    def welcome(self, hello: bytes) -> str:
+    def welcome(self, hello: bytes, certified: str | None = None) -> str:
         return hello.decode()
 
 

@@ -66,7 +66,7 @@ def check_spec(spec: DeploymentSpec) -> tuple[FieldError, ...]:
 def check_registration(registration: Registration) -> tuple[FieldError, ...]:
     """Everything wrong with what an agent says of its node."""
     return (
-        *_check_node_name(registration.name),
+        *check_node_name(registration.name),
         *_check_pattern("/id", registration.id, _TOKEN, MAX_LABEL_VALUE),
         *_check_range("/incarnation", registration.incarnation, 0, MAX_INCARNATION),
         *_check_pattern("/address", registration.address, _ADDRESS, MAX_LABEL_VALUE),
@@ -77,7 +77,8 @@ def check_registration(registration: Registration) -> tuple[FieldError, ...]:
     )
 
 
-def _check_node_name(name: str) -> Iterator[FieldError]:
+def check_node_name(name: str) -> Iterator[FieldError]:
+    """What is wrong with a node's name."""
     yield from _check_name("/name", name)
     if name == "register":
         yield FieldError(pointer="/name", detail="/nodes/register is where agents register; choose another name")

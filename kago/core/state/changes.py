@@ -6,8 +6,9 @@ from kago.core.model.cluster import Cluster, Server
 from kago.core.model.deployment import Deployment
 from kago.core.model.node import Node
 from kago.core.model.pod import Pod
+from kago.core.model.token import Removal, Token
 
-Thing = Deployment | Pod | Node | Server | Cluster
+Thing = Deployment | Pod | Node | Server | Cluster | Token | Removal
 
 
 class Put(Struct, frozen=True):

@@ -16,6 +16,7 @@ from msgspec import Struct
 from kago.core.model.deployment import DeploymentPatch, DeploymentSpec
 from kago.core.model.node import NodeStatus
 from kago.core.model.report import PodReport, Registration
+from kago.core.model.token import NewToken, Token, TokenRole
 
 SCHEMA_VERSION = 2
 """The highest schema this program understands; 1 is that of the first release."""
@@ -69,6 +70,21 @@ class DeleteNode(Command, frozen=True, kw_only=True):
 
     name: str
     force: bool = False
+    ban: bool = False
+    """It was a decision: the certificates of this name count no more."""
+
+    def needs(self) -> int:
+        return 2 if self.ban else 1
+
+
+class CreateToken(Command, frozen=True, kw_only=True):
+    since = 2
+    token: NewToken
+
+
+class RevokeToken(Command, frozen=True, kw_only=True):
+    since = 2
+    id: str
 
 
 # -- servers and agents --------------------------------------------------------------------------------------------
@@ -97,6 +113,23 @@ class ReportPods(Command, frozen=True, kw_only=True):
     """Reports of any number of nodes; each pod's forward only, those that do not apply are passed over and named in nothing."""
 
     reports: tuple[NodeReport, ...]
+
+
+class AdoptTokens(Command, frozen=True, kw_only=True):
+    """The tokens made before there was a log; does nothing but the first time."""
+
+    since = 2
+    tokens: tuple[Token, ...]
+
+
+class SpendToken(Command, frozen=True, kw_only=True):
+    """Somebody showed the token's secret and joins."""
+
+    since = 2
+    id: str
+    role: TokenRole
+    spender: str
+    """role/name and key of who joins: asking again with the same key spends nothing more."""
 
 
 # -- the leader: refused unless `epoch` is the cluster's present one -----------------------------------------------
@@ -215,6 +248,7 @@ AnyCommand = (
     CreateDeployment | UpdateDeployment | DeleteDeployment | DeletePod | DeleteNode | RegisterServer | RegisterNode | ReportPods
     | ClaimLeadership | CreatePods | StopPods | AssignPods | ExplainPods | MarkNodes | RemovePods
     | RemoveServer | RaiseSchema
+    | CreateToken | RevokeToken | AdoptTokens | SpendToken
 )
 
 

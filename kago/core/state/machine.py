@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from kago.core.state import commands as c
 from kago.core.state.changes import Change, Put
-from kago.core.state.handlers import cluster, deployments, nodes, pods, reports
+from kago.core.state.handlers import cluster, deployments, nodes, pods, reports, tokens
 from kago.core.state.handlers.draft import Draft
 from kago.core.state.rejections import Refusal, Rejection, Reply
 from kago.core.state.snapshot import Snapshot, read_snapshot
@@ -37,6 +37,10 @@ _HANDLERS: dict[type[c.Command], Callable[[Draft, Any], Reply]] = {
     c.MarkNodes: nodes.mark,
     c.RemovePods: pods.remove,
     c.RaiseSchema: cluster.raise_schema,
+    c.CreateToken: tokens.create,
+    c.RevokeToken: tokens.revoke,
+    c.AdoptTokens: tokens.adopt,
+    c.SpendToken: tokens.spend,
 }
 _FENCED = (c.CreatePods, c.StopPods, c.AssignPods, c.ExplainPods, c.MarkNodes, c.RemovePods, c.RemoveServer, c.RaiseSchema)
 

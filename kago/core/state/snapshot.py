@@ -14,6 +14,7 @@ from kago.core.model.cluster import Cluster, Server
 from kago.core.model.deployment import Deployment
 from kago.core.model.node import Node
 from kago.core.model.pod import Pod
+from kago.core.model.token import Removal, Token
 from kago.core.state.changes import Put, Thing
 from kago.core.state.commands import SCHEMA_VERSION
 from kago.core.state.tables import Tables
@@ -23,7 +24,12 @@ FORMAT = 2
 PAGE_BYTES = 256 * 1024
 PAGE_THINGS = 1000
 
-_KINDS: dict[str, type[Thing]] = {"Server": Server, "Deployment": Deployment, "Node": Node, "Pod": Pod}
+_KINDS: dict[str, type[Thing]] = {
+    "Server": Server, "Deployment": Deployment, "Node": Node, "Pod": Pod,
+    "Token": Token, "Removal": Removal,
+}
+_KEYS = {"Server": "id", "Pod": "id", "Token": "id", "Removal": "key"}
+"""What a kind's things are ordered by, where not by name."""
 _ENCODER = msgspec.msgpack.Encoder(order="deterministic")
 
 
@@ -50,6 +56,8 @@ class Snapshot:
             "Deployment": list(tables.deployments.values()),
             "Node": list(tables.nodes.values()),
             "Pod": list(tables.pods.values()),
+            "Token": list(tables.tokens.values()),
+            "Removal": list(tables.removals.values()),
         }
         count = sum(len(things) for things in self._things.values())
         format = 1 if tables.cluster.schema_version == 1 else FORMAT
@@ -58,7 +66,7 @@ class Snapshot:
     def chunks(self) -> Iterator[bytes]:
         yield _ENCODER.encode(self._header)
         for kind, things in self._things.items():
-            key = attrgetter("id" if kind in ("Server", "Pod") else "name")
+            key = attrgetter(_KEYS.get(kind, "name"))
             page: list[msgspec.Raw] = []
             size = 0
             for thing in sorted(things, key=key):

@@ -10,6 +10,7 @@ from kago.core.model.cluster import Cluster, Server
 from kago.core.model.deployment import Deployment
 from kago.core.model.node import Node
 from kago.core.model.pod import Pod
+from kago.core.model.token import Removal, Token
 from kago.core.state.changes import Change, Put, Removed
 
 
@@ -23,6 +24,9 @@ class Tables:
         self.pods: dict[str, Pod] = {}
         self.nodes: dict[str, Node] = {}
         self.servers: dict[str, Server] = {}
+        self.tokens: dict[str, Token] = {}
+        self.removals: dict[str, Removal] = {}
+        """By role/name."""
         self.unplaced_ids: dict[str, None] = {}
         """Ids of live pods without a node. Its order is history's: sort by pod name before it reaches a change."""
         self._ids_by_name: dict[str, str] = {}
@@ -56,6 +60,7 @@ class Tables:
         other.cluster, other.index = self.cluster, self.index
         other.deployments, other.pods = self.deployments.copy(), self.pods.copy()
         other.nodes, other.servers = self.nodes.copy(), self.servers.copy()
+        other.tokens, other.removals = self.tokens.copy(), self.removals.copy()
         other.unplaced_ids, other._ids_by_name = self.unplaced_ids.copy(), self._ids_by_name.copy()
         other._ids_by_deployment = {name: ids.copy() for name, ids in self._ids_by_deployment.items()}
         other._ids_by_node = {name: ids.copy() for name, ids in self._ids_by_node.items()}
@@ -74,6 +79,10 @@ class Tables:
                 self.nodes[node.name] = node
             case Server() as server:
                 self.servers[server.id] = server
+            case Token() as token:
+                self.tokens[token.id] = token
+            case Removal() as removal:
+                self.removals[removal.key] = removal
             case Cluster() as cluster:
                 self.cluster = cluster
 
@@ -87,6 +96,10 @@ class Tables:
                 del self.nodes[name]
             case Server(id=id):
                 del self.servers[id]
+            case Token(id=id):
+                del self.tokens[id]
+            case Removal() as removal:
+                del self.removals[removal.key]
             case Cluster():
                 raise AssertionError("a cluster is never removed")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from ssl import SSLContext
 from urllib.parse import urlsplit
 
 import msgspec
@@ -20,7 +21,8 @@ _logger = logging.getLogger(__name__)
 LEADER_ANSWERS_S = 0.5
 
 
-def blueprint(store: Store, metrics: Metrics, version: str) -> Blueprint:
+def blueprint(store: Store, metrics: Metrics, version: str, dialling: SSLContext | None) -> Blueprint:
+    """`dialling`: for asking other servers, where they are secured."""
     routes = Blueprint("cluster")
     description = document(version)
 
@@ -43,7 +45,7 @@ def blueprint(store: Store, metrics: Metrics, version: str) -> Blueprint:
         view, status = _describe(store), store.status()
         if status.leader not in (None, status.me) and not flag(request, "stale"):
             # Only the leader knows how far the others are.
-            view["members"] = await _members_by_leader(store, str(status.leader)) or view["members"]
+            view["members"] = await _members_by_leader(store, str(status.leader), dialling) or view["members"]
         return struct_answer(view)
 
     @routes.get("/metrics")
@@ -93,7 +95,7 @@ def _describe(store: Store) -> dict[str, object]:
     }
 
 
-async def _members_by_leader(store: Store, leader: str) -> list[object]:
+async def _members_by_leader(store: Store, leader: str, dialling: SSLContext | None) -> list[object]:
     """The members as the leader's own API describes them; none where it does not answer at once."""
     server = store.tables.servers.get(leader)
     address = urlsplit(server.api) if server is not None else None
@@ -101,7 +103,7 @@ async def _members_by_leader(store: Store, leader: str) -> list[object]:
         return []
     try:
         async with asyncio.timeout(LEADER_ANSWERS_S):
-            reader, writer = await asyncio.open_connection(address.hostname, address.port)
+            reader, writer = await asyncio.open_connection(address.hostname, address.port, ssl=dialling)
             writer.write(b"GET /cluster?stale=true HTTP/1.0\r\n\r\n")
             answer = await reader.read()
             writer.close()

@@ -7,6 +7,7 @@ from kago.core.model.report import Heartbeat, HeartbeatReply, Registration, Regi
 from kago.core.model.validation import check_registration
 from kago.core.state.commands import DeleteNode, RegisterNode
 from kago.core.state.rejections import Rejection
+from kago.server.access import own_node
 from kago.server.answers import list_answer, make_readable, server_urls, struct_answer, thing_answer, watch_answer
 from kago.server.leader import Leader
 from kago.server.problems import Refused, not_found, of_log_error, of_rejection, unavailable
@@ -20,7 +21,8 @@ LEADER_SILENT_S = 1.5
 """A server that has not heard the leader for this long sends agents on: it can renew no lease."""
 
 
-def blueprint(store: Store, leader: Leader, reports: Reports) -> Blueprint:
+def blueprint(store: Store, leader: Leader, reports: Reports, *, secured: bool = False) -> Blueprint:
+    """`secured`: a node that is deleted comes back with a new token only."""
     routes = Blueprint("nodes", url_prefix="/nodes")
 
     @routes.get("/")
@@ -48,16 +50,18 @@ def blueprint(store: Store, leader: Leader, reports: Reports) -> Blueprint:
         if before is None:
             raise not_found("node", name)
         require_match(request, before)
-        await write(store, request, DeleteNode(name=name, force=flag(request, "force")), Node, name)
+        await write(store, request, DeleteNode(name=name, force=flag(request, "force"), ban=secured), Node, name)
         return thing_answer(store, request, before)
 
     @routes.post("/register")
     async def register(request: Request) -> HTTPResponse:
         registration = convert(read_json(request), Registration)
+        own_node(request, registration.name)
         return struct_answer(await _register(store, leader, registration))
 
     @routes.post("/<name:str>/heartbeat")
     async def heartbeat(request: Request, name: str) -> HTTPResponse:
+        own_node(request, name)
         beat = convert(read_json(request), Heartbeat)
         await _take(store, leader, name, beat)
         if beat.pods:

@@ -6,6 +6,7 @@ from msgspec.structs import replace
 from kago.core.model.cluster import Server
 from kago.core.state.commands import ClaimLeadership, RaiseSchema, RegisterServer, RemoveServer
 from kago.core.state.handlers.draft import Draft
+from kago.core.state.handlers.tokens import remove_name
 from kago.core.state.rejections import Accepted, Refusal, Rejection, Reply
 
 
@@ -42,6 +43,9 @@ def register_server(draft: Draft, command: RegisterServer) -> Reply:
 
 
 def remove_server(draft: Draft, command: RemoveServer) -> Reply:
-    if command.id in draft.tables.servers:
+    known = command.id in draft.tables.servers
+    if known:
         draft.remove_server(command.id)
+    if known or f"server/{command.id}" not in draft.tables.removals:
+        remove_name(draft, "server", command.id)
     return Accepted(name=command.id, version=draft.index)

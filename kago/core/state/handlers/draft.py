@@ -14,12 +14,13 @@ from kago.core.model.cluster import Cluster, Server
 from kago.core.model.deployment import Deployment
 from kago.core.model.node import Node
 from kago.core.model.pod import Desired, Pod, PodStatus
+from kago.core.model.token import Removal, Token
 from kago.core.model.validation import FieldError
 from kago.core.state.changes import Change, Put, Removed
 from kago.core.state.rejections import Refusal, Rejection
 from kago.core.state.tables import Tables
 
-T = TypeVar("T", Deployment, Pod, Node, Server)
+T = TypeVar("T", Deployment, Pod, Node, Server, Token, Removal)
 Amounts = tuple[int, int, int]
 
 FINISHED = frozenset({PodStatus.SUCCEEDED, PodStatus.FAILED, PodStatus.TERMINATED})
@@ -38,6 +39,8 @@ class Draft:
         self._deployments: dict[str, Deployment | None] = {}
         self._nodes: dict[str, Node | None] = {}
         self._pods: dict[str, Pod | None] = {}
+        self._tokens: dict[str, Token | None] = {}
+        self._removals: dict[str, Removal | None] = {}
 
     def deployment(self, name: str) -> Deployment | None:
         return self._deployments[name] if name in self._deployments else self.tables.deployments.get(name)
@@ -75,6 +78,21 @@ class Draft:
     def remove_pod(self, id: str) -> None:
         self._pods[id] = None
 
+    def token(self, id: str) -> Token | None:
+        return self._tokens[id] if id in self._tokens else self.tables.tokens.get(id)
+
+    def put_token(self, token: Token) -> None:
+        self._tokens[token.id] = token
+
+    def remove_token(self, id: str) -> None:
+        self._tokens[id] = None
+
+    def put_removal(self, removal: Removal) -> None:
+        self._removals[removal.key] = removal
+
+    def forget_removal(self, removal: Removal) -> None:
+        self._removals[removal.key] = None
+
     def stop_pod(self, pod: Pod, *, reason: str, message: str = "") -> bool:
         """Tell a pod to stop; whether that changed anything. Where no container can run any more it is removed at once."""
         if not pod.live:
@@ -97,6 +115,8 @@ class Draft:
         found.extend(self._differences(self._deployments, tables.deployments))
         found.extend(self._differences(self._nodes, tables.nodes))
         found.extend(self._differences(self._pods, tables.pods))
+        found.extend(self._differences(self._tokens, tables.tokens))
+        found.extend(self._differences(self._removals, tables.removals))
         return tuple(found)
 
     def _differences(self, drafted: Mapping[str, T | None], known: Mapping[str, T]) -> Iterator[Change]:

@@ -7,6 +7,7 @@ from kago.core.model.report import Registration
 from kago.core.model.validation import check_registration
 from kago.core.state.commands import DeleteNode, MarkNodes, NodeVerdict, RegisterNode
 from kago.core.state.handlers.draft import Draft, invalid
+from kago.core.state.handlers.tokens import remove_name
 from kago.core.state.rejections import Accepted, Refusal, Rejection, Reply
 
 
@@ -51,6 +52,8 @@ def delete(draft: Draft, command: DeleteNode) -> Reply:
             refusal=Refusal.CONFLICT, detail=f"node {node.name} is ready; stop its agent first, or force it and lose its {node.pods} pods"
         )
     _forget(draft, node)
+    if command.ban:
+        remove_name(draft, "agent", node.name)
     return Accepted(name=node.name, version=draft.index)
 
 

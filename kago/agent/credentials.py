@@ -1,0 +1,64 @@
+"""How an agent comes to its certificate and keeps it: by a token at first, by itself from then on."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Iterable
+from pathlib import Path
+
+from kago.client.client import Client
+from kago.client.errors import ClientError
+from kago.client.join import join
+from kago.clock import Clock
+from kago.core.model.token import TokenRole
+from kago.security.keyring import LOOK_S, Keyring, KeyringError
+from kago.security.subject import Role
+from kago.security.tokens import Token
+
+logger = logging.getLogger("kago.agent")
+AGAIN_S = 60.0
+FRESH = "a fresh token lets it in: kago token create --role agent, then start the agent with it in KAGO_TOKEN or --token-file"
+
+
+async def admitted(data_dir: Path, name: str, masters: Iterable[str], token: Token | None, clock: Clock) -> Keyring | None:
+    """The keys of node `name`, after joining with `token` where need be; None where the cluster is not secured.
+
+    KeyringError where there is neither a certificate in force nor a token; JoinRefused.
+    """
+    keyring = Keyring(data_dir)
+    own = keyring.subject
+    named = own is not None and own.role is Role.AGENT and own.name == name
+    if named and keyring.usable(now=clock.now()):
+        return keyring
+    if token is None:
+        if not keyring.held:
+            if secured := [master for master in masters if master.startswith("https://")]:
+                raise KeyringError(f"{secured[0]} is secured and this agent has no certificate; {FRESH}")
+            return None
+        if own is None:
+            raise KeyringError(f"this agent has no certificate any more; {FRESH}")
+        if not named:
+            raise KeyringError(f"this agent's certificate is for {own.key}, not for agent/{name}; {FRESH}")
+        raise KeyringError(f"this agent's certificate is not in force: it ran out, or this machine's clock is wrong; {FRESH}")
+    key_pem, request_pem = keyring.request()
+    ca_pem, reply = await join(masters, token, role=TokenRole.AGENT, name=name, request_pem=request_pem, clock=clock)
+    keyring.adopt(ca_pem)
+    keyring.install(key_pem, reply.certificate.encode())
+    logger.info("joined cluster %s as node %s", keyring.cluster, name)
+    return keyring
+
+
+async def renew(keyring: Keyring, client: Client, clock: Clock) -> None:
+    """For ever: a new key and certificate at half of each one's life, while everything goes on."""
+    while True:
+        due_s = keyring.renew_in_s(now=clock.now(), jitter=random.random())
+        if due_s > 0:
+            await asyncio.sleep(min(LOOK_S, due_s))
+            continue
+        key_pem, request_pem = keyring.request()
+        try:
+            keyring.install(key_pem, await client.renew(request_pem))
+            logger.info("the certificate is renewed")
+        except (ClientError, KeyringError, ValueError) as error:
+            logger.warning("the certificate cannot be renewed yet, trying on: %s", error)
+            await asyncio.sleep(AGAIN_S)
