@@ -23,14 +23,18 @@ def split_address(address: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
+def is_loopback(address: str) -> bool:
+    """Whether `host:port` is surely reached from the same machine only. StartRefused."""
+    host, _ = split_address(address)
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
 def refuse_open_port(address: str, *, insecure: bool, encrypted: bool) -> None:
     """Without TLS whoever reaches the port is believed to be a member: that must be asked for by name."""
-    host, _ = split_address(address)
-    if insecure or encrypted or host == "localhost":
+    if insecure or encrypted or is_loopback(address):
         return
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(host).is_loopback:
-            return
     raise StartRefused(
         f"{address} is reachable from other machines, and members neither encrypt nor prove who they are: anybody who reaches "
         "this port could take part in the cluster. Give certificates, use a loopback address, or start with --insecure on a "

@@ -145,8 +145,8 @@ class Changes:
             return
         if not engine.leads_own_term and self._guard.on("ownterm"):
             return
-        if self._jobs:
-            self._work(self._jobs[0], now)
+        for job in list(self._jobs)[: 1 if self._guard.on("serial") else None]:
+            self._work(job, now)
         if not self._jobs or not self._jobs[0].index:
             self._by_itself(now)
 

@@ -10,6 +10,7 @@ LogError
 ├── OutcomeUnknown     it may or may not happen; the same request id may be proposed again safely
 ├── LogHalted          this replica stopped (failed disk, broken invariant, closed) and serves nothing more
 └── StartRefused       the data directory and the configuration do not fit together; the text says what to do
+    ├── Expelled       the cluster removed this member; starting again is of no use
     └── Corrupt        a file of the data directory is damaged where a crash cannot have damaged it
 """
 
@@ -57,6 +58,10 @@ class LogHalted(LogError):
 
 class StartRefused(LogError):
     """The replica will not start with this data directory and configuration; the text says what to do."""
+
+
+class Expelled(StartRefused):
+    """The cluster removed this member, for good."""
 
 
 class Corrupt(StartRefused):

@@ -88,8 +88,8 @@ class Guard:
 
     def _ask_for_vote(self, peer: str, request: RequestVote) -> None:
         self.emit(peer, request)
-        if not self.on("learner") and peer == min(self.membership.other_voters):
-            for learner in sorted(self.membership.audience - self.membership.voters):
+        if peer == min(self.membership.other_voters):
+            for learner in sorted(self.membership.counted - self.membership.voters):
                 self.emit(learner, request)
 
     def _acknowledge(self, peer: str, next_index: int, *, reset: bool, success: bool) -> None:
@@ -241,7 +241,7 @@ class Guard:
             )
 
     def on_vote(self, peer: str, message: Vote) -> None:
-        if peer not in self.membership.voters and self.on("learner"):
+        if peer not in self.membership.counted:
             return
         if message.term != self._voters_term:
             self._voters_term, self._voters = message.term, set()

@@ -19,7 +19,7 @@ from msgspec import Struct, structs
 
 from raft.configuration import Configuration, first_configuration
 from raft.contract import Disk, RaftConfig
-from raft.errors import Corrupt, StartRefused
+from raft.errors import Corrupt, Expelled, StartRefused
 from raft.messages import PROTOCOL_VERSION
 
 _FILE = "identity"
@@ -165,7 +165,7 @@ class Identity:
             return self._write(self._first_record(random))
         record = self._read()
         if record.removed:
-            raise StartRefused(f"server {record.me} {_EXPELLED}")
+            raise Expelled(f"server {record.me} {_EXPELLED}")
         if record.max_replies != config.max_replies:
             raise StartRefused(f"max_replies was {record.max_replies} and is {config.max_replies}: it may not change, on any server")
         return record

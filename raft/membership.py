@@ -6,7 +6,7 @@ appended before a restart is not in force after it (RAFT.md 1.5).
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 
 from raft.configuration import CONFIGURATION, Configuration, Seat, decode_configuration
 from raft.contract import RaftConfig
@@ -28,6 +28,7 @@ class Membership:
         self._identity = identity
         self._in_force_on_append = "onappend" not in config.ablate
         self._stays_out = "removed" not in config.ablate
+        self._learners_count = "learner" in config.ablate
         self._history: list[tuple[int, Configuration]] = [(0, identity.first)]
         """Where in the log each stands; the first is of the snapshot or of the beginning."""
         self._base = self._history[0]
@@ -113,6 +114,8 @@ class Membership:
         self.other_voters = self.voters - {self.me}
         self.audience = frozenset(seat.id for seat in in_force.seats if seat.id != self.me)
         """Whom a leader sends the log."""
+        self.counted = self.voters | self.audience if self._learners_count else self.voters
+        """Whose votes and echoes are worth anything."""
         settled = self.at(self._applied)
         later = [configuration for index, configuration in self._history if index >= settled[0]]
         ids = {seat.id for configuration in later for seat in configuration.seats} | set(self._met)
@@ -127,6 +130,9 @@ class Membership:
     @property
     def is_voter(self) -> bool:
         return self.me in self.voters
+
+    def is_majority(self, some: Set[str]) -> bool:
+        return 2 * len(some & self.counted) > len(self.voters)
 
     # -- people ----------------------------------------------------------------------------------------------------
 

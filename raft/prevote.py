@@ -6,7 +6,6 @@ A member says yes if it hears no leader either (nothing for `election_min_s`, or
 and the asker's log is good enough. Votes themselves stay strictly Raft's.
 """
 
-from raft.configuration import is_majority
 from raft.guard import Guard
 from raft.messages import FIRST_NUMBERS, AskPreVote, HigherTerm, PreVote
 from raft.pipeline import NEVER
@@ -71,7 +70,7 @@ class PreVotes:
         self._ask_at = now + base * (1 + 2 * guard.random.random())
         engine = guard.engine
         for peer, state in guard.peers.items():
-            if state.connected and peer in guard.membership.voters:
+            if state.connected and peer in guard.membership.counted:
                 guard.emit(
                     peer, AskPreVote(round=self._round, term=engine.term + 1, last_index=engine.last_index, last_term=engine.last_term)
                 )
@@ -95,4 +94,4 @@ class PreVotes:
     def on_granted(self, peer: str, message: PreVote) -> None:
         if message.round == self._round and self._granted:
             self._granted.add(peer)
-            self._won = is_majority(self._granted, self._guard.membership.voters)
+            self._won = self._guard.membership.is_majority(self._granted)

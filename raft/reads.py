@@ -6,7 +6,6 @@ their own state once they have applied that far. All reads waiting in a step sha
 
 from collections.abc import Callable
 
-from raft.configuration import is_majority
 from raft.errors import LogError, NoLeader
 from raft.guard import Guard
 from raft.messages import FIRST_NUMBERS, AskRead, ReadAt
@@ -90,7 +89,7 @@ class Reads:
         if current is None or current.term != guard.engine.term:
             return
         echoes = {peer for peer, seq in current.wanted.items() if peer in guard.peers and guard.peers[peer].acked_seq >= seq}
-        if is_majority(echoes | {guard.membership.me}, guard.membership.voters):
+        if guard.membership.is_majority(echoes | {guard.membership.me}):
             self._confirming = None
             self._confirmed += [(current.index, ticket) for ticket in current.tickets]
             for peer, number in current.askers:

@@ -41,6 +41,11 @@ class KagoProcess:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return None if self._process is None else self._process.poll()
+
     def start(self) -> None:
         """In a session of its own, so that a Ctrl-C at the terminal is ours to handle."""
         if self.running:

@@ -4,7 +4,6 @@ import asyncio
 import os
 import platform
 import sys
-from collections.abc import Awaitable, Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -15,23 +14,23 @@ from typer.exceptions import Abort, TyperException
 
 from kago.cli import change, cluster
 from kago.cli.console import note, say
+from kago.cli.doctor import examine
 from kago.cli.failures import Code, VerbFailed, explained
 from kago.cli.founding import found_once, init, read_token
 from kago.cli.get import Output
 from kago.cli.get import get as get_things
 from kago.cli.kinds import DEPLOYMENT, named
 from kago.cli.manifest import MAX_BYTES, ManifestError, open_sources, read_manifests, to_yaml
-from kago.cli.serving import ANY, agent_config, default_data_dir, serve_config, split_list
+from kago.cli.serving import ANY, agent_config, default_data_dir, serve_config
+from kago.cli.session import DataDir, Format, Servers, run
 from kago.cli.tables import cluster_table
+from kago.cli.upkeep import snapshot_app
 from kago.cli.wait import parse_duration
 from kago.client.client import Client
 from kago.client.errors import ClientError
 from kago.client.fetch import FetchFailed, fetch
 from kago.config import AGENT_PORT, API_PORT, DEFAULT_SERVER
 from kago.security.keyring import KeyringError
-
-CALL_S = 10.0
-"""Longest wait of a verb for one answer: outlasts any election."""
 
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -46,11 +45,8 @@ app = typer.Typer(
 )
 cluster_app = typer.Typer(help="The control plane itself.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(cluster_app, name="cluster")
+app.add_typer(snapshot_app, name="snapshot")
 
-Servers = Annotated[
-    str, typer.Option("--server", "-s", envvar="KAGO_SERVER", metavar="URL[,URL…]", help="Servers of the cluster; any of them will do.")
-]
-Format = Annotated[Output, typer.Option("--output", "-o", envvar="KAGO_OUTPUT", help="How to print.")]
 Selector = Annotated[str, typer.Option("--selector", "-l", metavar="k=v,…", help="Only things with these labels.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Let the server check everything, change nothing.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Return when all pods of the new state are ready.")]
@@ -60,7 +56,6 @@ Files = Annotated[
 ]
 TokenText = Annotated[str, typer.Option("--token", envvar="KAGO_TOKEN", help="Join with this token; better in KAGO_TOKEN or a file.")]
 TokenFile = Annotated[Path | None, typer.Option("--token-file", envvar="KAGO_TOKEN_FILE", help="Join with the token in this file.")]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", envvar="KAGO_DATA_DIR", help="Where to keep what must survive.")]
 
 
 @app.command()
@@ -122,9 +117,9 @@ def serve(
         note("warning: --insecure: whoever reaches this server's ports can read and change everything, and nothing is encrypted.")
     elif host in ANY and not config.api_url.startswith("https://"):
         note("warning: this server is not secured and its REST API listens on all addresses; choose one with --host, or secure it: --init.")
-    from kago.server.app import run  # noqa: PLC0415 - a client verb need not load the server
+    from kago.server.app import run as run_server  # noqa: PLC0415 - a client verb need not load the server
 
-    run(config, shown)
+    run_server(config, shown)
 
 
 @app.command()
@@ -160,9 +155,9 @@ def agent(
         labels=label or (),
         data_dir=data_dir,
     )
-    from kago.agent.app import run  # noqa: PLC0415 - a client verb need not load the agent
+    from kago.agent.app import run as run_agent  # noqa: PLC0415 - a client verb need not load the agent
 
-    run(config, shown)
+    run_agent(config, shown)
 
 
 @app.command()
@@ -178,7 +173,7 @@ def apply(
     specs = read_manifests(open_sources(file, stdin=sys.stdin.read, fetch=lambda url: fetch(url, max_bytes=MAX_BYTES)))
     timeout_s = parse_duration(timeout)
     report = change.Reporter(only_names=output is Output.NAME, dry_run=dry_run)
-    _run(server, lambda client: change.apply(client, specs, report, dry_run=dry_run, wait=wait, timeout_s=timeout_s))
+    run(server, lambda client: change.apply(client, specs, report, dry_run=dry_run, wait=wait, timeout_s=timeout_s))
 
 
 @app.command()
@@ -190,7 +185,7 @@ def get(
     server: Servers = DEFAULT_SERVER,
 ) -> None:
     """Show things."""
-    _run(server, lambda client: get_things(client, what, output=output, selector=selector, watch=watch))
+    run(server, lambda client: get_things(client, what, output=output, selector=selector, watch=watch))
 
 
 @app.command()
@@ -210,7 +205,7 @@ def delete(
     if not things:
         raise VerbFailed("delete what? Write a NAME, TYPE/NAME or -f FILE", Code.USAGE)
     report = change.Reporter(only_names=output is Output.NAME, dry_run=dry_run)
-    _run(server, lambda client: change.delete(client, things, report, dry_run=dry_run, ignore_missing=ignore_not_found))
+    run(server, lambda client: change.delete(client, things, report, dry_run=dry_run, ignore_missing=ignore_not_found))
 
 
 @app.command()
@@ -227,7 +222,7 @@ def scale(
     names, count = change.scaled(what, replicas)
     timeout_s = parse_duration(timeout)
     report = change.Reporter(only_names=output is Output.NAME, dry_run=dry_run)
-    _run(server, lambda client: change.scale(client, names, count, report, dry_run=dry_run, wait=wait, timeout_s=timeout_s))
+    run(server, lambda client: change.scale(client, names, count, report, dry_run=dry_run, wait=wait, timeout_s=timeout_s))
 
 
 @cluster_app.command("init")
@@ -253,7 +248,7 @@ def cluster_status(output: Format = Output.TABLE, server: Servers = DEFAULT_SERV
         else:
             say(cluster_table(cluster))
 
-    _run(server, show)
+    run(server, show)
 
 
 Patience = Annotated[str, typer.Option("--timeout", metavar="5m", help="Longest wait until it votes; 0 is no limit.")]
@@ -262,7 +257,7 @@ Patience = Annotated[str, typer.Option("--timeout", metavar="5m", help="Longest 
 @cluster_app.command("members")
 def cluster_members(output: Format = Output.TABLE, server: Servers = DEFAULT_SERVER) -> None:
     """Every server: its id, where it is reached, and whether it votes."""
-    _run(server, lambda client: cluster.members(client, output=output))
+    run(server, lambda client: cluster.members(client, output=output))
 
 
 @cluster_app.command("add")
@@ -272,7 +267,7 @@ def cluster_add(
     server: Servers = DEFAULT_SERVER,
 ) -> None:
     """Add a server, and wait until it has caught up and votes. It is started with: kago serve --join URL --address ADDRESS."""
-    _run(server, lambda client: cluster.add(client, address, timeout_s=parse_duration(timeout)))
+    run(server, lambda client: cluster.add(client, address, timeout_s=parse_duration(timeout)))
 
 
 @cluster_app.command("remove")
@@ -280,7 +275,7 @@ def cluster_remove(
     id: Annotated[str, typer.Argument(metavar="ID", help="As `kago cluster members` shows it.")], server: Servers = DEFAULT_SERVER
 ) -> None:
     """Remove a server for good; it stops by itself."""
-    _run(server, lambda client: cluster.remove(client, id))
+    run(server, lambda client: cluster.remove(client, id))
 
 
 @cluster_app.command("replace")
@@ -291,7 +286,7 @@ def cluster_replace(
     server: Servers = DEFAULT_SERVER,
 ) -> None:
     """Put a new server in the place of another: of a dead one it is removed first, of a live one the new one is added first."""
-    _run(server, lambda client: cluster.replace(client, old, new, timeout_s=parse_duration(timeout)))
+    run(server, lambda client: cluster.replace(client, old, new, timeout_s=parse_duration(timeout)))
 
 
 @cluster_app.command("transfer-leader")
@@ -300,7 +295,13 @@ def cluster_transfer_leader(
     server: Servers = DEFAULT_SERVER,
 ) -> None:
     """Let another server lead, without a moment's loss."""
-    _run(server, lambda client: cluster.transfer_leader(client, id))
+    run(server, lambda client: cluster.transfer_leader(client, id))
+
+
+@app.command()
+def doctor(output: Format = Output.TABLE, server: Servers = DEFAULT_SERVER) -> None:
+    """Say what is wrong with the cluster, or soon will be, and what to do about it; exit code 1 where there is anything."""
+    run(server, lambda client: examine(client, output))
 
 
 @app.command("demo")
@@ -322,18 +323,6 @@ def version_command() -> None:
     except PackageNotFoundError:
         number = "unknown (not installed)"
     say(f"kago {number} (Python {platform.python_version()}, {platform.system().lower()}/{platform.machine()})")
-
-
-def _run(servers: str, verb: Callable[[Client], Awaitable[None]]) -> None:
-    async def session() -> None:
-        try:
-            client = Client(split_list(servers), timeout_s=CALL_S)
-        except ValueError as error:
-            raise VerbFailed(f"--server: {error}", Code.USAGE) from None
-        async with client:
-            await verb(client)
-
-    asyncio.run(session())
 
 
 def main() -> NoReturn:

@@ -6,7 +6,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from ssl import SSLContext
 from types import TracebackType
 from typing import Self, TypeVar
@@ -19,6 +19,7 @@ from kago.client.errors import ClientError, Problem, TimedOut, Unreachable
 from kago.client.status import ClusterStatus
 from kago.client.walk import PAUSE_S, Walker
 from kago.clock import Clock, SystemClock
+from kago.core.checks import ServerFacts
 from kago.core.model.cluster import LeaderReply, LeaderRequest, MemberReply, MemberRequest
 from kago.core.model.deployment import Deployment, DeploymentPatch, DeploymentSpec
 from kago.core.model.node import Node
@@ -32,6 +33,7 @@ Answer = TypeVar("Answer")
 PATHS: Mapping[type, str] = {Deployment: "/deployments", Pod: "/pods", Node: "/nodes"}
 SILENCE_S = 12.0
 """A watch without a line for this long is dead: the server sends one at least every 10 s."""
+BACKUP_SILENCE_S = 10.0
 RELIST = "relist"
 """Type of the event by which `follow` says that a new listing begins: forget what the last one gave."""
 
@@ -50,7 +52,8 @@ class Client:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """`tls` and `token` for a secured cluster: whom to believe (and our certificate), and who the user is."""
-        self._walker = Walker(servers, timeout_s=timeout_s, clock=clock or SystemClock(), tls=tls, token=token, transport=transport)
+        self._clock = clock or SystemClock()
+        self._walker = Walker(servers, timeout_s=timeout_s, clock=self._clock, tls=tls, token=token, transport=transport)
         self._written = 0
 
     async def __aenter__(self) -> Self:
@@ -119,6 +122,22 @@ class Client:
         """Who leads now; Problem 409 with the reason."""
         body = msgspec.json.encode(LeaderRequest(id=id))
         return _decode(await self._walker.call("POST", "/cluster/leader", body=body, headers=_JSON), LeaderReply).leader
+
+    async def checks(self, server: str, *, timeout_s: float = 3.0) -> tuple[ServerFacts, float]:
+        """What this one server says of itself, and how far its clock is ahead of ours in seconds; Problem, Unreachable."""
+        clock = self._clock
+        asked = clock.now()
+        facts = _decode(await self._walker.ask(server, "/checks", timeout_s=timeout_s), ServerFacts)
+        # It looked while we waited: what lies between is not its clock's fault.
+        return facts, facts.now - min(max(facts.now, asked), clock.now())
+
+    async def backup(self, take: Callable[[bytes], object], *, stale: bool = False) -> str:
+        """Give a backup of the whole state to `take`, piece by piece; the server it came from. The caller must check what arrived."""
+        params = {"stale": "true"} if stale else {}
+        async with self._walker.stream("/snapshot", params=params, silence_s=BACKUP_SILENCE_S, lines=False) as (server, pieces):
+            async for piece in pieces:
+                take(piece)
+            return server
 
     # -- agents ------------------------------------------------------------------------------------------------------
 

@@ -24,3 +24,5 @@ class ClusterStatus(Struct, frozen=True, kw_only=True):
     members: tuple[MemberStatus, ...]
     log_id: str = ""
     """What a server that joins must know of the log."""
+    schema: int = 1
+    """What every server is known to understand."""

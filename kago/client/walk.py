@@ -117,9 +117,23 @@ class Walker:
                 raise refusal or (TimedOut(tried[-1][0], total_s) if tried else TimedOut(self._servers[self._current], total_s))
             await asyncio.sleep(pause)
 
+    async def ask(self, server: str, path: str, *, timeout_s: float) -> httpx.Response:
+        """One answer of this one server; Problem, Unreachable."""
+        try:
+            answer = await self._attempt("GET", normal_url(server) + path, None, None, None, timeout_s)
+        except (httpx.TransportError, TimeoutError, ValueError) as error:
+            raise Unreachable(((server, reason(error)),)) from error
+        if not answer.is_success:
+            raise Problem.decode(answer.status_code, answer.content)
+        return answer
+
     @asynccontextmanager
-    async def stream(self, path: str, *, params: Mapping[str, str], silence_s: float) -> AsyncIterator[tuple[str, AsyncIterator[bytes]]]:
-        """(server, its lines) of the first server that opens the stream; silence longer than `silence_s` ends it with Unreachable."""
+    async def stream(
+        self, path: str, *, params: Mapping[str, str], silence_s: float, lines: bool = True
+    ) -> AsyncIterator[tuple[str, AsyncIterator[bytes]]]:
+        """(server, its lines, or bytes as they come) of the first server that opens the stream.
+
+        Silence longer than `silence_s` ends it with Unreachable."""
         tried: list[tuple[str, str]] = []
         for _ in self._servers:
             server = self._servers[self._current]
@@ -138,7 +152,7 @@ class Walker:
                         self._leave(server)
                     raise problem
                 self._note_date(answer)
-                yield server, _lines(answer)
+                yield server, _lines(answer) if lines else answer.aiter_bytes()
                 return
             except httpx.HTTPError as error:
                 self._leave(server)

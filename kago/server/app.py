@@ -23,12 +23,13 @@ from sanic.server.async_server import AsyncioServer
 from kago.client.join import JoinRefused
 from kago.clock import Clock, SystemClock
 from kago.config import LOG_FORMAT, ServeConfig
-from kago.core.model.cluster import advice, announced
+from kago.core.model.cluster import announced
 from kago.core.state.commands import SCHEMA_VERSION, RegisterServer
 from kago.security.keyring import KeyringError
 from kago.security.tokens import Token
 from kago.server.access import Access
 from kago.server.answers import STOPPING, header_values, problem
+from kago.server.checks import Checks, warn
 from kago.server.credentials import join_cluster, open_credentials
 from kago.server.gate import Connection, Gate, Limits, explain_timeout
 from kago.server.incoming import Incoming
@@ -37,11 +38,11 @@ from kago.server.leader import Leader
 from kago.server.metrics import Metrics
 from kago.server.problems import Refused, unavailable
 from kago.server.reports import Reports
-from kago.server.routes import admission, cluster, deployments, members, nodes, pods
+from kago.server.routes import admission, backup, checks, cluster, deployments, members, nodes, pods
 from kago.server.store import Store
 from raft import open_replica
 from raft.contract import LogStatus, ReplicatedLog
-from raft.errors import LogError, LogHalted
+from raft.errors import Expelled, LogError, LogHalted
 
 _logger = logging.getLogger(__name__)
 ANNOUNCE_AGAIN_S = 0.5
@@ -51,6 +52,8 @@ DRAIN_S = 1.0
 """Requests under way at a stop are given this long; every server's stop must fit into what an operator waits."""
 LAST_WORDS_S = 0.02
 """For whoever still waited for the log, to be told that it is closed."""
+EXPELLED = 5
+"""Exit code of a server that was removed: to start it again is of no use."""
 VERSION = installed_version("kago")
 
 
@@ -63,6 +66,7 @@ class Server:
         self.clock = clock or SystemClock()
         self.store = Store(self.clock)
         self.leader = Leader(config, self.store, self.clock)
+        self.checks = Checks(config.data_dir, self.clock)
         self.credentials = open_credentials(config, self.store)
         """None: this server is not secured."""
         self.access = Access(self.store, self.credentials)
@@ -90,7 +94,8 @@ class Server:
             own.close()
             await self.store.close()
             raise
-        self._tasks = [asyncio.create_task(self.leader.run(), name="leader"), asyncio.create_task(self._announce(), name="announce")]
+        parts = {"leader": self.leader.run(), "announce": self._announce(), "checks": self.checks.run()}
+        self._tasks = [asyncio.create_task(part, name=name) for name, part in parts.items()]
         if self.credentials is not None:
             self._tasks += [
                 asyncio.create_task(self.credentials.run(), name="credentials"),
@@ -204,6 +209,8 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
         nodes.blueprint(store, server.leader, Reports(store), secured=secured is not None),
         cluster.blueprint(store, metrics, VERSION, secured.dialling if secured else None),
         members.blueprint(store),
+        backup.blueprint(store, VERSION),
+        checks.blueprint(store, server.checks, VERSION),
     ]
     if secured is not None:
         parts.append(admission.blueprint(store, access, secured))
@@ -215,6 +222,7 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
     async def begin(request: Request) -> None:
         request.ctx.began = server.clock.monotonic()
         request.ctx.caller = await access.check(request)
+        server.checks.require_room(request.method, request.path)
 
     @app.on_response  # type: ignore[untyped-decorator]
     async def finish(request: Request, response: HTTPResponse) -> None:
@@ -289,7 +297,7 @@ async def _drain(api: AsyncioServer) -> None:
 
 
 async def serve(config: ServeConfig, token: Token | None = None) -> int:
-    """Run until SIGTERM or SIGINT; the exit code."""
+    """Run until SIGTERM or SIGINT; the exit code: 0 stopped, 1 it cannot go on, EXPELLED it must not."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -305,20 +313,19 @@ async def serve(config: ServeConfig, token: Token | None = None) -> int:
         server = await starting
     except (LogError, OSError, KeyringError, JoinRefused) as error:
         _logger.error("cannot start: %s", error)
-        return 1
+        return EXPELLED if isinstance(error, Expelled) else 1
     status = server.store.status()
     servers = ", ".join(member.id for member in status.members)
     _logger.info("server %s of %s: API at %s, data in %s", status.me, servers, config.api_url, config.data_dir)
-    if hint := advice(sum(member.voter for member in status.members)):
-        _logger.warning("%s", hint)
+    await warn(server.checks, status.me, version=VERSION, voters=sum(member.voter for member in status.members))
     gc.collect()
     gc.freeze()
     running = asyncio.create_task(server.run())
     await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
     code = 0
     if not stop.is_set():
-        code = 1
         cause = running.exception()
+        code = EXPELLED if any(isinstance(leaf, Expelled) for leaf in _leaves(cause)) else 1
         _logger.error("stopping: %s", "; ".join(map(str, _leaves(cause))), exc_info=None if _is_log_error(cause) else cause)
     running.cancel()
     stopping.cancel()

@@ -95,6 +95,8 @@ def _paths() -> dict[str, Any]:
         "/cluster/members": {"post": _operation("Add a server", "MemberReply", body="MemberRequest", status="201")},
         "/cluster/members/{id}": {"delete": _operation("Remove a server", "MemberReply", path=("id", "string", "Its id."))},
         "/cluster/leader": {"post": _operation("Let another server lead", "LeaderReply", body="LeaderRequest")},
+        "/snapshot": {"get": _operation("A backup of the whole state, as kago snapshot save keeps it", None, query=_READ)},
+        "/checks": {"get": _operation("What this server finds when it looks at itself: disk, room, limits, clock", None)},
         "/health": {"get": _operation("This process lives", None)},
         "/ready": {"get": _operation("A leader is known and this server has caught up", None)},
         "/metrics": {"get": _operation("Prometheus metrics", None)},

@@ -77,14 +77,15 @@ class Store:
         """Commit `command` and apply it here; the state machine's answer. Raises LogError.
 
         What some server would not understand yet is not proposed."""
-        refusal = self._too_new(command)
+        refusal = self.too_new(command)
         if refusal is not None:
             return refusal
         entry = encode_entry(command, self.clock.now(), fingerprint)
         answer = await self.log.propose(entry, request_id=request_id, timeout_s=timeout_s)
         return decode_reply(answer.result)
 
-    def _too_new(self, command: AnyCommand) -> Rejection | None:
+    def too_new(self, command: AnyCommand) -> Rejection | None:
+        """Why `command` may not be proposed yet: some server would not understand it."""
         needed, schema = command.needs(), self.tables.cluster.schema_version
         if needed <= schema or isinstance(command, ClaimLeadership | RaiseSchema):
             return None

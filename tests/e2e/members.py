@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from kago.client.client import Client
 from kago.core.model.deployment import Deployment
+from kago.server.app import EXPELLED
 from tests.e2e.harness import LOOPBACK, Harness, KagoProcess
 from tests.e2e.leader_kills import WRITERS, Writers
 
@@ -121,7 +122,7 @@ async def change_servers(harness: Harness) -> Outcome:
         assert said == f"server/{new} added\nserver/{old} removed\n", said
         gone = servers.leave(old)
         harness.until("the removed server to stop", lambda: not gone.running)
-        assert "removed from the cluster" in gone.last_words()
+        assert gone.exit_code == EXPELLED and "removed from the cluster" in gone.last_words()
 
     def remove(address: str) -> None:
         servers.kago("cluster", "remove", address)

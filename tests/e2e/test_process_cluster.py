@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from kago.cli.local import run_kago
 from tests.e2e.harness import SLEEPER, Harness
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -177,3 +178,24 @@ def test_a_node_gone_is_replaced_in_seven_seconds_and_its_surplus_stopped_when_i
     assert len(now) == 4
     assert {name: now.get(name) for name in kept} == kept
     delete(cluster, "app")
+
+
+def test_the_doctor_names_a_server_that_is_down_and_a_node_that_is_silent(cluster: Harness) -> None:
+    follower = cluster.followers()[0]
+    id = follower.arguments[follower.arguments.index("--address") + 1]
+    assert f"{id}: the other servers" not in doctor(cluster)
+    follower.kill()
+    cluster.agents[0].kill()
+    cluster.until("the server to be missed", lambda: f"error: {id}: the other servers do not hear it" in doctor(cluster))
+    cluster.until("the node to be missed", lambda: f"error: node/{cluster.node_names[0]}: it is unknown" in doctor(cluster))
+    assert "-> start it" in doctor(cluster)
+    cluster.bring_up()
+    cluster.until("all to be well again", lambda: id not in doctor(cluster))
+
+
+def doctor(cluster: Harness) -> str:
+    """What it says, whatever else it may find on this machine."""
+    result = run_kago(["doctor"], environment={"KAGO_SERVER": ",".join(cluster.urls)})
+    assert result.returncode in (0, 1)
+    assert (result.returncode == 0) == (not result.stdout)
+    return result.stdout

@@ -51,6 +51,31 @@ def test_a_server_comes_and_another_goes_and_everybody_hears_of_it(tmp_path: Pat
     play(tmp_path, scenario)
 
 
+def test_one_server_grows_to_three_and_the_first_may_go(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        raft, api = free_ports(2)
+        me = f"127.0.0.1:{raft}"
+        first = Server(ServeConfig(port=api, me=me, members=(me,), api_url=f"http://127.0.0.1:{api}", data_dir=tmp_path / "first"))
+        group = Three([first])
+        try:
+            await first.start()
+            await eventually(lambda: first.store.tables.cluster.leader == me)
+            assert (await group.ask(first, "POST", "/deployments", {"name": "web", "image": "nginx"})).status_code == 201
+            answer = await group.ask(first, "POST", "/cluster/members", {"address": "10.9.9.9:7080"})
+            assert answer.status_code == 409 and "no other machine reaches" in answer.text
+            for _ in range(2):
+                await _added(group, tmp_path, group.servers[-1])
+            await eventually(lambda: sum(member.voter for member in group.servers[-1].store.status().members) == 3)
+            await group.stop(first)
+            assert (await group.ask(group.servers[0], "GET", "/deployments/web")).status_code == 200
+            assert (await group.ask(group.servers[1], "PUT", "/deployments/web", {"replicas": 2})).status_code == 200
+        finally:
+            await group.http.aclose()
+            await asyncio.gather(*(server.stop() for server in group.servers))
+
+    asyncio.run(scenario())
+
+
 def test_refusals_say_why(tmp_path: Path) -> None:
     async def scenario(group: Three) -> None:
         server = group.followers[0]

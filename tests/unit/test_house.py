@@ -15,7 +15,7 @@ NAMELESS = ("utils", "util", "helpers", "helper", "common")
 PURE = ("kago/core/*", "kago/agent/plan.py", "kago/agent/report.py", "kago/cli/tables.py")
 PURE_STDLIB = {
     "__future__", "abc", "bisect", "collections", "dataclasses", "decimal", "enum", "fractions", "functools", "hashlib", "heapq",
-    "itertools", "math", "operator", "re", "string", "types", "typing",
+    "itertools", "math", "operator", "re", "string", "struct", "types", "typing",
 }
 """All that pure code may import beside msgspec and the house itself; whatever has a clock, dice, threads or I/O is not among it."""
 
@@ -34,7 +34,7 @@ DOORS = {
 """The only files that may import each library."""
 
 BANNED = ("pickle", "unittest.mock")
-SERVING_VERBS = ("serve", "agent", "demo")
+SERVING_VERBS = ("serve", "agent", "demo", "snapshot", "recover")
 """Verbs of the command line that import their server when they are called, so that `kago get` need not load it."""
 
 

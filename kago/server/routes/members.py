@@ -5,11 +5,12 @@ from urllib.parse import unquote
 from sanic import Blueprint, HTTPResponse, Request
 
 from kago.core.model.cluster import LeaderReply, LeaderRequest, MemberReply, MemberRequest
+from kago.core.state.commands import RemoveServer
 from kago.server.answers import struct_answer
-from kago.server.problems import Refused, of_log_error
+from kago.server.problems import Refused, of_log_error, of_rejection
 from kago.server.requests import check_parameters, convert, read_json
 from kago.server.store import Store
-from raft.addresses import split_address
+from raft.addresses import is_loopback, split_address
 from raft.contract import ChangeKind
 from raft.errors import LogError, StartRefused
 
@@ -23,6 +24,10 @@ def blueprint(store: Store) -> Blueprint:
     async def change(request: Request, kind: ChangeKind, subject: str) -> str:
         check_parameters(request)
         try:
+            await store.catch_up(stale=False, min_index=None)
+            too_new = store.too_new(RemoveServer(epoch=0, id=subject))  # the log's own messages about members are as old as this
+            if too_new is not None:
+                raise of_rejection(too_new)
             return await store.log.change(kind, subject, timeout_s=CHANGE_S)
         except LogError as error:
             raise of_log_error(error) from None
@@ -34,6 +39,7 @@ def blueprint(store: Store) -> Blueprint:
             split_address(address)
         except StartRefused as error:
             raise Refused(422, "validation", f"/address: {error}") from None
+        _check_reach(store, address)
         id = await change(request, ChangeKind.ADD, address)
         return struct_answer(MemberReply(id=id, address=address), status=201)
 
@@ -47,3 +53,11 @@ def blueprint(store: Store) -> Blueprint:
         return struct_answer(LeaderReply(leader=await change(request, ChangeKind.LEAD, wanted)))
 
     return routes
+
+
+def _check_reach(store: Store, address: str) -> None:
+    """A server that is known by a loopback address is reached by no other machine. Refused (409)."""
+    for member in store.status().members:
+        if is_loopback(member.address) and not is_loopback(address):
+            known = f"server {member.id} is known as {member.address}, which no other machine reaches"
+            raise Refused(409, "conflict", f"{known}: restart it with --address HOST[:PORT], then add {address}")
