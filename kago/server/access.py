@@ -27,7 +27,8 @@ PUBLIC = frozenset({("GET", "health"), ("GET", "ready"), ("GET", "ca"), ("POST",
 READ = frozenset(
     ("GET", path)
     for path in (
-        "deployments", "deployments/<name:str>", "pods", "pods/<name:str>", "nodes", "nodes/<name:str>", "cluster", "checks", "metrics", "changes",
+        "deployments", "deployments/<name:str>", "pods", "pods/<name:str>", "nodes", "nodes/<name:str>", "cluster", "checks", "metrics",
+        "changes",
     )
 )
 WRITE = frozenset(
