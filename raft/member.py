@@ -249,8 +249,8 @@ class Member:
             if now - self._announced_at >= _ANNOUNCE_S:
                 self._announced_at = now
                 self.router.announce()
-        except LogError as error:
-            self.halt(error)
+        except (LogError, OSError) as error:
+            self.halt(error if isinstance(error, LogError) else LogHalted(f"the data directory cannot be written: {error}"))
         except Exception as error:
             _logger.exception("server %s: bug in the replicated log or its state machine; halting", self.config.me)
             self.halt(LogHalted(f"{type(error).__name__}: {error}"))

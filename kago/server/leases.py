@@ -2,7 +2,8 @@
 
 They never enter the log; only verdicts do. Everything here is handed its time (monotonic seconds), so that a test is its own clock.
 Whoever becomes leader starts all leases anew, and a leader that was not running itself (paused, starved) blames nobody for
-the silence it slept through.
+the silence it slept through. Nor does one that hears no node at all: then its own link is bad more likely than every node gone at
+once, and if they are gone there is none left to move anything to. That has an end, so that nodes do not look ready for ever.
 """
 
 import heapq
@@ -13,17 +14,22 @@ from kago.core.controllers.eviction import Liveness
 HEARTBEATS_PER_S = 500.0
 """Of all nodes together; beyond it each node's interval stretches."""
 LEASE_BEATS = 5
+QUIET_BEATS = 2
+"""Without a heartbeat of anybody for so many intervals, the leader takes itself for deaf, if more than one node could be heard."""
+DEAF_LEASES = 6
+"""So many leases at most are granted to a node for silences that were everybody's."""
 PAUSE_S = 1.0
 """A gap between two ticks longer than this is ours, not the nodes'."""
 
 
 class _Lease:
-    __slots__ = ("due_at", "expired", "heard_at", "incarnation", "leaving", "returned")
+    __slots__ = ("due_at", "excused_s", "expired", "heard_at", "incarnation", "leaving", "returned")
 
     def __init__(self, heard_at: float) -> None:
         self.heard_at = heard_at
         self.due_at = 0.0
         """Of its entry in the heap; another entry under the same name is of a node that was deleted."""
+        self.excused_s = 0.0
         self.incarnation: int | None = None
         self.expired = False
         self.leaving = False
@@ -41,6 +47,8 @@ class Leases:
         self._expired: dict[str, None] = {}
         self._leaving: dict[str, None] = {}
         self._ticked_at = 0.0
+        self._anybody_at = 0.0
+        """When any node was heard last."""
 
     def interval_s(self, nodes: int) -> float:
         """Seconds between two heartbeats of one of `nodes` nodes."""
@@ -53,7 +61,7 @@ class Leases:
         """We lead: nobody is late before a whole lease, and two heartbeats, have passed with us."""
         self.lost()
         self._leases = {name: _Lease(now) for name in names}
-        self._ticked_at = now
+        self._ticked_at = self._anybody_at = now
         for name, lease in self._leases.items():
             self._look_again(name, lease, now + self._present_lease_s())
 
@@ -63,6 +71,7 @@ class Leases:
 
     def heard(self, name: str, incarnation: int, now: float, *, leaving: bool = False) -> bool:
         """A heartbeat came in. True if the leader has something to decide by it."""
+        self._excuse(now)
         lease = self._leases.get(name)
         if lease is None:
             lease = self._leases[name] = _Lease(now)
@@ -73,6 +82,7 @@ class Leases:
             del self._expired[name]
             self._look_again(name, lease, now + self._present_lease_s())
         lease.heard_at = max(lease.heard_at, now)
+        lease.excused_s = 0.0
         lease.incarnation = incarnation
         lease.leaving = leaving
         lease.returned = not leaving
@@ -92,10 +102,12 @@ class Leases:
         gap = now - self._ticked_at
         self._ticked_at = now
         if gap > PAUSE_S:
+            self._anybody_at = min(now, self._anybody_at + gap)
             for lease in self._leases.values():
                 if not lease.expired:
                     # Not beyond now: one heard since we run again has had its due already.
                     lease.heard_at = min(now, lease.heard_at + gap)
+                    lease.excused_s = 0.0
 
     def age_s(self, name: str, now: float) -> float | None:
         """Seconds since a node was heard; None where it never was."""
@@ -105,7 +117,8 @@ class Leases:
     def liveness(self, down: Iterable[str], now: float) -> Liveness:
         """What to decide on. `down` are the nodes that are not ready by the tables; the cost is what ran out, not what exists."""
         lease_s = self._present_lease_s()
-        while self._heap and self._heap[0][0] <= now:
+        deaf_until = self._deaf_until(now)
+        while now >= deaf_until and self._heap and self._heap[0][0] <= now:
             at, name = heapq.heappop(self._heap)
             lease = self._leases.get(name)
             if lease is None or lease.expired or lease.due_at != at:
@@ -127,9 +140,34 @@ class Leases:
             expired=expired,
             heard=heard,
             leaving=tuple(sorted(self._leaving)),
-            next_expiry=self._heap[0][0] if self._heap else None,
+            next_expiry=max(self._heap[0][0], deaf_until) if self._heap else None,
             silent_s={name: now - self._leases[name].heard_at for name in expired},
         )
+
+    def _excuse(self, now: float) -> None:
+        """Somebody is heard. If nobody was for a while, that silence counts against none of them."""
+        silence_s, self._anybody_at = now - self._anybody_at, max(now, self._anybody_at)
+        if silence_s <= self._quiet_s() or not self._several():
+            return
+        most_s = DEAF_LEASES * self._present_lease_s()
+        for lease in self._leases.values():
+            if not lease.expired:
+                granted_s = min(silence_s, most_s - lease.excused_s)
+                lease.excused_s += granted_s
+                lease.heard_at = min(now, lease.heard_at + granted_s)
+
+    def _deaf_until(self, now: float) -> float:
+        """Until when nobody is judged, as nobody at all is heard; in the past where somebody is."""
+        if now - self._anybody_at <= self._quiet_s() or not self._several():
+            return self._anybody_at
+        return self._anybody_at + DEAF_LEASES * self._present_lease_s()
+
+    def _quiet_s(self) -> float:
+        return QUIET_BEATS * self.interval_s(len(self._leases))
+
+    def _several(self) -> bool:
+        """Whether more than one node is expected to be heard."""
+        return len(self._leases) - len(self._expired) - len(self._leaving) > 1
 
     def _present_lease_s(self) -> float:
         return self.lease_s(len(self._leases))

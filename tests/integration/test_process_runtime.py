@@ -199,6 +199,19 @@ def test_one_that_ignores_sigterm_is_killed_with_all_its_children(tmp_path: Path
     play(tmp_path, story)
 
 
+def test_a_pod_whose_directory_was_removed_can_still_be_stopped(tmp_path: Path) -> None:
+    async def story(master: Master, agent: AgentProcess) -> None:
+        pod = make_pod("sleep", "603")
+        await master.put(pod)
+        await master.until(lambda: ready(master, pod.id))
+        shutil.rmtree(tmp_path / "agent" / "pods" / master.reports[pod.id].container_id)
+        await master.stop(pod)
+        await master.until(lambda: pod.id not in master.pods, 5.0)
+        assert not [stat for stat in Path("/proc").glob("[0-9]*/environ") if pod.id.encode() in read(stat)]
+
+    play(tmp_path, story)
+
+
 @pytest.mark.parametrize("how", ["dead", "silent"])
 def test_a_dead_or_silent_master_is_left_within_3_s(tmp_path: Path, how: str) -> None:
     async def story(master: Master, agent: AgentProcess) -> None:

@@ -293,7 +293,8 @@ class ProcessRuntime:
     def _erase(self, ref: str) -> None:
         if self._cgroups is not None:
             self._cgroups.remove(ref)
-        shutil.rmtree(self._pods_dir / ref)
+        if (self._pods_dir / ref).exists():  # not where a person, or an attempt that failed only at its end, removed it already
+            shutil.rmtree(self._pods_dir / ref)
 
     def _read_end(self, ref: str, log_from: int) -> str:
         try:

@@ -1,6 +1,7 @@
 """One replica and its two peers, step by step, on fakes: what is promised, and what each failure leads to."""
 
 import asyncio
+import errno
 
 import pytest
 
@@ -247,6 +248,27 @@ def test_a_failing_disk_halts_and_the_others_go_on() -> None:
     assert isinstance(outcome.told[0], LogHalted)
     del cluster.replicas[leader]
     assert cluster.write(cluster.leader(), b"y").index in (1, 2)
+
+
+def test_a_rename_that_fails_halts_and_is_not_called_a_bug(caplog: pytest.LogCaptureFixture) -> None:
+    cluster = Cluster()
+    leader = cluster.leader()
+    disk = cluster.disks[leader]
+    renamed = disk.replace
+
+    def replace(source: str, target: str) -> None:
+        if target == "journal":
+            raise OSError(errno.EIO, "the disk is gone")
+        renamed(source, target)
+
+    vars(disk)["replace"] = replace
+    for i in range(5):
+        cluster.write(leader, b"%d" % i)
+    cluster.replicas[leader].engine.compact()
+    cluster.until(lambda: leader in cluster.fatal)
+    assert isinstance(cluster.fatal[leader], LogHalted)
+    assert "the data directory cannot be written: [Errno 5] the disk is gone" in str(cluster.fatal[leader])
+    assert "bug" not in caplog.text
 
 
 def test_an_emptied_disk_is_refused_and_rejoins_as_a_learner() -> None:

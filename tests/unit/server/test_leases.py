@@ -16,7 +16,8 @@ def test_a_node_that_falls_silent_expires_after_its_lease() -> None:
     for second in range(1, 5):
         held.heard("a", 1, float(second))
         held.heard("b", 1, float(second))
-    held.heard("b", 1, 8.0)
+    for second in range(5, 9):
+        held.heard("b", 1, float(second))
     assert held.liveness((), 8.9).expired == ()
     assert held.liveness((), 9.1).expired == ("a",)
     assert round(held.liveness((), 9.1).silent_s["a"], 1) == 5.1
@@ -70,7 +71,61 @@ def test_a_pause_of_our_own_is_nobodys_silence() -> None:
     held.heard("b", 1, 63.0)
     held.tick(63.0)
     assert held.liveness((), 63.0).expired == ()
-    assert held.liveness((), 68.1).expired == ("a", "b"), "a lease later, and not a pause later for the one already heard"
+    held.heard("c", 1, 67.5)
+    assert held.liveness((), 68.1).expired == ()
+    for second in range(68, 73):
+        held.heard("c", 1, float(second))
+    assert held.liveness((), 72.6).expired == ("a", "b"), "a lease later, and not a pause later for the one already heard"
+
+
+def test_a_leader_that_hears_nobody_blames_nobody() -> None:
+    """Its link is bad: what both nodes said got stuck on the way to it."""
+    held = leases("a", "b")
+    for second in range(1, 4):
+        held.heard("a", 1, float(second))
+        held.heard("b", 1, float(second))
+    assert held.liveness((), 12.0).expired == ()
+    held.heard("a", 1, 12.5)
+    assert held.liveness((), 12.5).expired == (), "b was as silent as a, who is well"
+    for second in range(13, 18):
+        held.heard("a", 1, float(second))
+    assert held.liveness((), 17.4).expired == ()
+    assert held.liveness((), 17.6).expired == ("b",), "a lease of its own after that, no more"
+
+
+def test_a_new_leader_that_hears_nobody_blames_nobody() -> None:
+    held = leases("a", "b", now=100.0)
+    assert held.liveness((), 105.0).expired == ()
+    assert held.liveness((), 105.0).next_expiry == 130.0, "and it does not ask again and again until then"
+
+
+def test_everybody_silent_for_long_is_gone() -> None:
+    held = leases("a", "b")
+    held.heard("a", 1, 1.0)
+    held.heard("b", 1, 1.0)
+    assert held.liveness((), 30.9).expired == ()
+    assert held.liveness((), 31.0).expired == ("a", "b")
+
+
+def test_one_that_is_heard_now_and_then_does_not_excuse_the_others_for_ever() -> None:
+    held = leases("a", "b")
+    held.heard("b", 1, 0.0)
+    moment = 0.0
+    while not held.liveness((), moment).expired:
+        moment += 4.0
+        held.heard("a", 1, moment)
+        assert moment < 60.0
+    assert held.liveness((), moment).expired == ("b",)
+
+
+def test_the_last_one_left_is_judged_by_its_lease() -> None:
+    held = leases("a", "b", "c")
+    held.heard("c", 1, 1.0, leaving=True)
+    for second in range(1, 7):
+        held.heard("a", 1, float(second))
+    assert held.liveness((), 6.0).expired == ("b", "c")
+    assert held.liveness((), 10.9).expired == ("b", "c")
+    assert held.liveness((), 11.0).expired == ("a", "b", "c")
 
 
 def test_short_gaps_are_no_pause() -> None:
