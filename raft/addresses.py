@@ -18,7 +18,8 @@ Found = tuple[str, int]
 def split_address(address: str) -> tuple[str, int]:
     """`host:port` or `[v6]:port`; StartRefused if it is neither."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+    odd = any(character.isspace() or not character.isprintable() for character in address)
+    if not host or odd or len(address) > 255 or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
         raise StartRefused(f"{address!r} is not host:port")
     return host.removeprefix("[").removesuffix("]"), int(port)
 

@@ -12,11 +12,12 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
-from msgspec import Struct, structs
+from msgspec import Meta, Struct, structs
 
+from raft.addresses import split_address
 from raft.configuration import Configuration, first_configuration
 from raft.contract import Disk, RaftConfig
 from raft.errors import Corrupt, Expelled, StartRefused
@@ -67,7 +68,7 @@ class _Hello(Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_
     rejoined: bool
     peers: dict[str, str]
     """The incarnations the sender knows: whoever lost its disk forgot them, and must not be the gap another empty disk slips through."""
-    address: str = ""
+    address: Annotated[str, Meta(max_length=255)] = ""
     """Where the sender is reached, if that is not its id; left out otherwise, as the version before wants it."""
 
 
@@ -260,6 +261,7 @@ class Identity:
             raise ValueError(f"this is server {me} itself")
         if theirs.me in self.removed:
             raise ValueError(f"{REMOVED}server {theirs.me} {_EXPELLED}")
+        _check_address(theirs.address or theirs.me)
         back_empty = self._take_incarnation(theirs)
         return Acquaintance(theirs.me, theirs.address or theirs.me, back_empty)
 
@@ -290,6 +292,14 @@ class Identity:
             )
         )
         return known is not None
+
+
+def _check_address(address: str) -> None:
+    """What is not one must not come into a configuration. ValueError."""
+    try:
+        split_address(address)
+    except StartRefused as error:
+        raise ValueError(str(error)) from error
 
 
 class Acquaintance(NamedTuple):

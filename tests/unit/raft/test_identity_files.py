@@ -88,3 +88,7 @@ def test_a_hello_tells_where_one_has_moved() -> None:
     assert b.check(a.hello("b:1")).address == "a:1"
     a.move("elsewhere:9")
     assert b.check(a.hello("b:1"))[:2] == ("a:1", "elsewhere:9")
+    for rubbish in ("nowhere", "a b:1", "x" * 300 + ":1", "a:99999"):
+        a.move(rubbish)
+        with pytest.raises(ValueError, match=r"is not host:port|not a hello"):
+            b.check(a.hello("b:1"))
