@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.stamp
 
-.PHONY: demo test chaos lint types pytest venv lock clean
+.PHONY: demo test fuzz chaos lint types pytest venv lock clean
 
 demo: venv                     ## Three servers, two agents, one leader killed, in about a minute
 	$(BIN)/kago demo
@@ -12,6 +12,9 @@ test: lint types pytest        ## Everything CI runs
 
 chaos: venv                    ## Real faults in real clusters: make chaos CHAOS="--faults kill-leader --rounds 20" (root)
 	$(BIN)/python -m tests.chaos $(CHAOS)
+
+fuzz: venv                     ## Rubbish for every way in: make fuzz CASES=1000000 SEED=2 (a short form is in make test)
+	$(BIN)/python -m tests.fuzz --cases $(or $(CASES),100000) --seed $(or $(SEED),1)
 
 lint: venv
 	$(BIN)/ruff check .

@@ -203,7 +203,7 @@ class Identity:
             raise Corrupt(f"{_FILE}: checksum does not fit, offset 0; restore the file, or start with an empty data directory and --rejoin")
         try:
             record = msgspec.json.decode(body, type=_Record)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise Corrupt(f"{_FILE}: {error}") from error
         if record.format not in (1, 2):
             raise StartRefused(f"{_FILE} is of format {record.format}, written by a later version")
@@ -246,7 +246,7 @@ class Identity:
         What is learnt of incarnations is on disk before this returns."""
         try:
             theirs = _hello_decoder.decode(hello)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"not a hello of this protocol: {error}") from error
         if certified not in (None, theirs.me):
             raise ValueError(f"it says that it is {theirs.me}, but its certificate is {certified}'s")
@@ -324,7 +324,7 @@ def id_in(data_dir: Path) -> str | None:
         return msgspec.json.decode(body, type=_Record).me
     except FileNotFoundError:
         return None
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ""  # Damaged: opening it says so.
 
 

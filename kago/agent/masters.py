@@ -205,7 +205,7 @@ class Masters:
                 if problem.status == 410:
                     self._resume = None  # too much has happened since: begin with a listing
                 error = str(problem)
-            except (ClientError, _Behind, msgspec.MsgspecError) as trouble:
+            except (ClientError, _Behind, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as trouble:
                 error = str(trouble)
                 if not isinstance(trouble, ClientError):
                     self._watching.leave()

@@ -112,7 +112,7 @@ class Notebook:
             if version > FORMAT:
                 raise DataDirError(f"{path} was written by a newer Kago (format {version}, this one knows {FORMAT})")
             return msgspec.json.decode(content, type=Notes)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             # made up anew it would be another node: its containers would belong to nobody
             raise DataDirError(f"{path} is damaged ({error}); restore it, or remove it and this agent's containers by hand") from error
 

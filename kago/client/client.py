@@ -180,7 +180,7 @@ class Client:
                     continue
                 try:
                     event = msgspec.json.decode(line, type=WatchEvent)
-                except msgspec.MsgspecError as error:
+                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                     self._walker.leave_current()
                     raise Unreachable(((server, f"not a watch event: {error}"),)) from error
                 if event.type == "error":
@@ -253,7 +253,7 @@ def _path(kind: type, name: str) -> str:
 def _decode(answer: httpx.Response, kind: type[Answer]) -> Answer:
     try:
         return msgspec.json.decode(answer.content, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         detail = f"{answer.request.url} gave an answer that is not a {getattr(kind, '__name__', kind)}: {error}"
         raise Problem.decode(answer.status_code, msgspec.json.encode({"type": "urn:kago:problem:bad-answer", "detail": detail})) from error
 

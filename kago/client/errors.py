@@ -63,7 +63,7 @@ class Problem(ClientError):
         """From an answer of any server or of a proxy before it: whatever is not a problem document becomes one."""
         try:
             body = msgspec.json.decode(content, type=ProblemBody)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             body = ProblemBody(detail=content[:200].decode(errors="replace").strip())
         return cls(body, status=status, retry_after_s=_seconds(retry_after))
 

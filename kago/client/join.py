@@ -87,7 +87,7 @@ async def join(
             if problem.status not in (*RETRYABLE, 409):
                 raise JoinRefused(f"the cluster does not let {role} {name} in: {problem}") from None
             error: Exception = problem
-        except msgspec.MsgspecError as trouble:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as trouble:
             raise JoinRefused(f"the answer to the join cannot be read: {trouble}") from None
         except JoinRefused:
             raise

@@ -49,7 +49,7 @@ def read_first_tokens(keyring: Keyring) -> tuple[Token, ...]:
     content = keyring.read(FIRST_TOKENS_FILE)
     try:
         return msgspec.json.decode(content, type=tuple[Token, ...]) if content else ()
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise KeyringError(f"{keyring.directory / FIRST_TOKENS_FILE} is damaged: {error}; remove it") from error
 
 

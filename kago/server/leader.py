@@ -68,7 +68,7 @@ class Leader:
             return
         try:
             beats = _beats_decoder.decode(payload)
-        except msgspec.DecodeError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             _logger.warning("%s passed on heartbeats that cannot be read (another version?): %s", sender, error)
             return
         for beat in beats:

@@ -95,11 +95,13 @@ def _paths() -> dict[str, Any]:
         "/cluster/members": {"post": _operation("Add a server", "MemberReply", body="MemberRequest", status="201")},
         "/cluster/members/{id}": {"delete": _operation("Remove a server", "MemberReply", path=("id", "string", "Its id."))},
         "/cluster/leader": {"post": _operation("Let another server lead", "LeaderReply", body="LeaderRequest")},
-        "/snapshot": {"get": _operation("A backup of the whole state, as kago snapshot save keeps it", None, query=_READ)},
+        "/snapshot": {
+            "get": _operation("A backup of the whole state, as kago snapshot save keeps it", None, query=_READ, kind="application/vnd.kago.backup")
+        },
         "/checks": {"get": _operation("What this server finds when it looks at itself: disk, room, limits, clock", None)},
         "/health": {"get": _operation("This process lives", None)},
         "/ready": {"get": _operation("A leader is known and this server has caught up", None)},
-        "/metrics": {"get": _operation("Prometheus metrics", None)},
+        "/metrics": {"get": _operation("Prometheus metrics", None, kind="text/plain")},
     }
 
 
@@ -112,6 +114,7 @@ def _operation(
     status: str = "200",
     path: tuple[str, str, str] | None = None,
     query: tuple[tuple[str, str, str], ...] = (),
+    kind: str = "application/json",
 ) -> dict[str, Any]:
     schema: dict[str, Any] = {} if answer is None else {"$ref": f"#/components/schemas/{answer}"}
     schema = {"type": "array", "items": schema} if many else schema
@@ -122,7 +125,7 @@ def _operation(
         "summary": summary,
         "parameters": parameters,
         "responses": {
-            status: {"description": "Done", "content": {"application/json": {"schema": schema}}},
+            status: {"description": "Done", "content": {kind: {"schema": schema}}},
             "default": {
                 "description": "Why not",
                 "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},

@@ -41,6 +41,8 @@ class Refused(Exception):
         headers: Mapping[str, str] | None = None,
         extra: Mapping[str, object] | None = None,
     ) -> None:
+        # Bytes of a method or header that are no text came in as lone surrogates, which JSON cannot say.
+        detail = detail.encode(errors="backslashreplace").decode()
         super().__init__(detail)
         self.status = status
         self.name = name

@@ -17,6 +17,8 @@ RUBBISH = {
     "an address that cannot be parsed": (b"GET http://%zz:99999999/ HTTP/1.1\r\nHost: x\r\n\r\n", b" 400 "),
     "the same under the name of Sanic's own empty request": (b"NONE :/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b" 404 "),
     "bytes in the address": (b"GET /\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n", b" 400 "),
+    "bytes in the method": (b"\xffGET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b" 405 "),
+    "bytes in a header": (b"DELETE /deployments/x HTTP/1.1\r\nIf-Match: \xff\r\nConnection: close\r\n\r\n", b" 412 "),
     "an unknown method": (b"FOO /deployments HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b" 405 "),
     "a head of 20 KB": (b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 20_000 + b"\r\n\r\n", b" 413 "),
     "a header without a colon": (b"GET /health HTTP/1.1\r\nHost x\r\n\r\n", b" 400 "),

@@ -220,7 +220,7 @@ class ProcessRuntime:
         except FileNotFoundError:
             await self._files.run(partial(self._erase, path.name))  # its shell was never told to go
             return
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             logger.error("%s is left alone: %s", path, error)
             return
         owner = self._owner
