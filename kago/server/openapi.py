@@ -96,7 +96,7 @@ def _paths() -> dict[str, Any]:
         "/cluster/members/{id}": {"delete": _operation("Remove a server", "MemberReply", path=("id", "string", "Its id."))},
         "/cluster/leader": {"post": _operation("Let another server lead", "LeaderReply", body="LeaderRequest")},
         "/snapshot": {
-            "get": _operation("A backup of the whole state, as kago snapshot save keeps it", None, query=_READ, kind="application/vnd.kago.backup")
+            "get": _operation("A backup of the whole state for kago snapshot", None, query=_READ, kind="application/vnd.kago.backup")
         },
         "/checks": {"get": _operation("What this server finds when it looks at itself: disk, room, limits, clock", None)},
         "/health": {"get": _operation("This process lives", None)},
