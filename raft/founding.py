@@ -4,6 +4,8 @@ For a restored backup, and for what is left when a majority is gone for good. Th
 one can speak to it; its terms begin beyond any the old one can have reached.
 """
 
+import os
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from random import Random, SystemRandom
@@ -15,6 +17,7 @@ from raft.engine import NO_OP
 from raft.errors import StartRefused
 from raft.identity import Identity
 from raft.journal import Journal
+from raft.remains import FILES
 from raft.replies import encode
 from raft.snapshot import Header, SnapshotStore
 
@@ -34,6 +37,32 @@ def found(
         write_founder(disk, me=me, applied=applied, state=state, term=term, raft_index=raft_index, random=random or SystemRandom())
     finally:
         disk.close()
+
+
+def found_again(data_dir: Path, *, me: str, applied: int, state: Iterable[bytes], term: int, raft_index: int) -> Path:
+    """`found` in the place of a log that cannot go on: its files are kept in a directory beside the new ones, which is returned.
+
+    StartRefused, OSError. Killed in the middle it leaves a directory that does not start, with the old files whole in that directory.
+    """
+    disk = FileDisk(data_dir)
+    try:
+        fresh = data_dir / "recovering"
+        shutil.rmtree(fresh, ignore_errors=True)
+        found(fresh, me=me, applied=applied, state=state, term=term, raft_index=raft_index)
+        kept = next(path for n in range(1, 1_000_000) if not (path := data_dir / f"before-recovery-{n}").exists())
+        kept.mkdir(mode=0o700)
+        # The identity first and last: without it nothing starts.
+        for name in [name for name in disk.list() if name.startswith(FILES)]:
+            os.rename(data_dir / name, kept / name)
+        disk.sync_directory()
+        for name in sorted(os.listdir(fresh), key=lambda name: (name == "identity", name)):
+            if name.startswith(FILES):
+                os.rename(fresh / name, data_dir / name)
+                disk.sync_directory()
+        shutil.rmtree(fresh)
+    finally:
+        disk.close()
+    return kept
 
 
 def write_founder(disk: Disk, *, me: str, applied: int, state: Iterable[bytes], term: int, raft_index: int, random: Random) -> None:

@@ -144,6 +144,7 @@ class Masters:
                 f"{self._notebook.data_dir} belongs to cluster {notes.cluster_id}, but the masters are of cluster {reply.cluster_id}; "
                 "give the agent another --data-dir to join that one"
             )
+        self._check_epoch(reply.epoch)
         self._notebook.notes = msgspec.structs.replace(notes, cluster_id=reply.cluster_id)
         self._worker.wake()
         self._learn(reply.servers, reply.heartbeat_s, reply.index)
@@ -154,6 +155,7 @@ class Masters:
         """Returns how long to wait before the next one."""
         reports = unheard(self._worker.said, self._acknowledged)
         reply = await self._telling.heartbeat(self._registration.name, self._heartbeat(reports))
+        self._check_epoch(reply.epoch)
         self._acknowledged.update({report.pod_id: report for report in reports})
         for pod_id in self._acknowledged.keys() - self._worker.said.keys():
             del self._acknowledged[pod_id]
@@ -163,6 +165,13 @@ class Masters:
             self._lost = ""
         self._heard.set()
         return 0.0 if len(reports) == MAX_REPORTS else self._heartbeat_s * self._dice.uniform(0.8, 1.0)
+
+    def _check_epoch(self, epoch: int) -> None:
+        """Leave a master of an earlier life of the cluster, from before it was restored or recovered: a lease there is worth nothing."""
+        known = self._notebook.notes.epoch
+        if epoch < known:
+            self._telling.leave()
+            raise ClientError(f"this master knows epoch {epoch}, one seen before was of epoch {known}: it is left behind")
 
     def _heartbeat(self, reports: tuple[PodReport, ...], *, leaving: bool = False) -> Heartbeat:
         registration = self._registration

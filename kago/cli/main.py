@@ -24,7 +24,7 @@ from kago.cli.manifest import MAX_BYTES, ManifestError, open_sources, read_manif
 from kago.cli.serving import ANY, agent_config, default_data_dir, serve_config
 from kago.cli.session import DataDir, Format, Servers, run
 from kago.cli.tables import cluster_table
-from kago.cli.upkeep import snapshot_app
+from kago.cli.upkeep import recover, snapshot_app
 from kago.cli.wait import parse_duration
 from kago.client.client import Client
 from kago.client.errors import ClientError
@@ -46,6 +46,7 @@ app = typer.Typer(
 cluster_app = typer.Typer(help="The control plane itself.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(snapshot_app, name="snapshot")
+app.command()(recover)
 
 Selector = Annotated[str, typer.Option("--selector", "-l", metavar="k=v,…", help="Only things with these labels.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Let the server check everything, change nothing.")]

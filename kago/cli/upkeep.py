@@ -1,4 +1,4 @@
-"""Backups: a copy of the state to a file, what is in it, and a cluster that begins again from it."""
+"""Backups, and beginning again: a copy of the state to a file, what is in it, and a cluster that goes on from it or from what is left."""
 
 import os
 import time
@@ -106,6 +106,24 @@ def snapshot_restore(
     say(f"{directory}: cluster {backup.header.cluster_id} with {_contents(backup)}, from index {index} on")
     flags = f" --port {port}" * (port != API_PORT) + f" --address {address}" * bool(address)
     note(f"Start it: kago serve --data-dir {directory}{flags}")
+
+
+def recover(
+    data_dir: Annotated[
+        list[Path], typer.Option("--data-dir", help="Data directory of a server that is stopped, or a copy of one (repeatable).")
+    ],
+    plan: Annotated[bool, typer.Option("--plan", help="Show what each has and what would be lost; change nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it without asking.")] = False,
+    server: Annotated[str, typer.Option("--server", "-s", metavar="URL[,URL…]", help="More servers to ask whether they live.")] = "",
+) -> None:
+    """Begin again from the best server that is left, when a majority of the servers is gone for good.
+
+    Stop the servers that are left and name their data directories; those of other machines may be copied here to be compared. The best one
+    becomes a cluster of one, under a new identity: the others come back with empty directories only. Containers are not touched.
+    """
+    from kago.cli.recover import begin_again  # noqa: PLC0415 - a client verb need not load the server
+
+    begin_again(data_dir, plan=plan, yes=yes, servers=server)
 
 
 def _read(file: Path) -> Backup:
