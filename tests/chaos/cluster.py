@@ -22,7 +22,8 @@ from tests.chaos.nursery import Nursery, NurseryProcess
 from tests.chaos.user import Answer, Connection, NoAnswer, NotSent, User
 from tests.integration.engine import Engine
 
-DISK_MB = 48
+DISK_MB = 256
+"""Far more than a server keeps free for itself; only what is used of it exists."""
 SERVERS = ("s1", "s2", "s3")
 API_PORT = 8080
 HEAL_S = 30.0
