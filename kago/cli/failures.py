@@ -45,6 +45,8 @@ def explained(error: ClientError | ManifestError | OSError) -> VerbFailed:
         case Problem(type="no-leader"):
             hint = "The cluster has no leader now: a majority of its servers must be up. See `kago cluster status`."
             return VerbFailed(f"{error}. {hint}", Code.NO_SERVER)
+        case Problem(status=401):
+            return VerbFailed(f"{error}. Remember who you are with `kago context add`, or set KAGO_TOKEN.")
         case Problem():
             return VerbFailed(str(error), _PROBLEM_CODES.get(error.status, Code.ERROR))
         case ManifestError():

@@ -25,6 +25,9 @@ def read_token(text: str, path: Path | None) -> Token | None:
         source = str(path)
         try:
             text = path.read_text()
+        except FileNotFoundError:
+            note(f"warning: there is no {path}; that matters only to a machine that has not joined yet.")
+            return None
         except (OSError, UnicodeDecodeError) as error:
             raise VerbFailed(f"{path}: {getattr(error, 'strerror', None) or 'not a token'}", Code.USAGE) from None
     os.environ.pop("KAGO_TOKEN", None)  # whatever we start need not have it
@@ -44,6 +47,7 @@ def found(data_dir: Path, tokens_to: Path | None = None) -> dict[TokenRole, Toke
         tokens_to.mkdir(mode=0o700, parents=True, exist_ok=True)
         for role, token in made.items():
             write_private(tokens_to / role.value, token.text.encode() + b"\n")
+        write_private(tokens_to / "ca.pem", keyring.ca_pem)
     note(f"The CA of cluster {keyring.cluster} is in {keyring.directory}: who can read it can make any certificate of the cluster.")
     return made
 
@@ -57,10 +61,15 @@ def found_once(data_dir: Path) -> None:
     note(f"Tokens for servers and agents to join with, good for a day, and one for the administrator are in {tokens_to}.")
 
 
-def init(data_dir: Path, tokens_to: Path | None) -> None:
-    """`kago cluster init`: the tokens on stdout, a line each, and what to do with them on stderr."""
+def init(data_dir: Path, tokens_to: Path | None, *, once: bool) -> None:
+    """`kago cluster init`: the tokens on stdout, a line each, and what to do with them on stderr; `once`: a second time is no error."""
+    if once and Keyring(data_dir).held:
+        note("This was done already.")
+        return
     made = found(data_dir, tokens_to)
     note("Start this server now. Others join within a day with these, in KAGO_TOKEN or --token-file of `kago serve` and `kago agent`;")
     note("the last is the administrator's, for `kago context add`. None is shown again, and more are made with `kago token create`.")
+    if once and tokens_to is not None:
+        return  # for a script, whose output is kept somewhere
     for role, token in made.items():
         say(f"{role.value} {token.text}")

@@ -24,6 +24,7 @@ from kago.cli.manifest import MAX_BYTES, ManifestError, open_sources, read_manif
 from kago.cli.serving import ANY, agent_config, default_data_dir, serve_config
 from kago.cli.session import DataDir, Format, Servers, run
 from kago.cli.tables import cluster_table
+from kago.cli.tokens import context_app, token_app
 from kago.cli.upkeep import recover, snapshot_app
 from kago.cli.wait import parse_duration
 from kago.client.client import Client
@@ -47,6 +48,8 @@ cluster_app = typer.Typer(help="The control plane itself.", no_args_is_help=True
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(snapshot_app, name="snapshot")
 app.command()(recover)
+app.add_typer(token_app, name="token")
+app.add_typer(context_app, name="context")
 
 Selector = Annotated[str, typer.Option("--selector", "-l", metavar="k=v,…", help="Only things with these labels.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Let the server check everything, change nothing.")]
@@ -168,7 +171,7 @@ def apply(
     wait: Wait = False,
     timeout: Timeout = "5m",
     output: Format = Output.TABLE,
-    server: Servers = DEFAULT_SERVER,
+    server: Servers = "",
 ) -> None:
     """Make deployments what their manifests say; nothing is sent unless all of it is right."""
     specs = read_manifests(open_sources(file, stdin=sys.stdin.read, fetch=lambda url: fetch(url, max_bytes=MAX_BYTES)))
@@ -183,7 +186,7 @@ def get(
     output: Format = Output.TABLE,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Then print a line a change.")] = False,
     selector: Selector = "",
-    server: Servers = DEFAULT_SERVER,
+    server: Servers = "",
 ) -> None:
     """Show things."""
     run(server, lambda client: get_things(client, what, output=output, selector=selector, watch=watch))
@@ -196,7 +199,7 @@ def delete(
     ignore_not_found: Annotated[bool, typer.Option("--ignore-not-found", help="What is gone already is no error.")] = False,
     dry_run: DryRun = False,
     output: Format = Output.TABLE,
-    server: Servers = DEFAULT_SERVER,
+    server: Servers = "",
 ) -> None:
     """Delete deployments, pods or nodes; pods of a deployment are replaced, a bare NAME is a deployment."""
     things = named(what) if what else []
@@ -217,7 +220,7 @@ def scale(
     wait: Wait = False,
     timeout: Timeout = "5m",
     output: Format = Output.TABLE,
-    server: Servers = DEFAULT_SERVER,
+    server: Servers = "",
 ) -> None:
     """Set the number of replicas: kago scale web 5."""
     names, count = change.scaled(what, replicas)
@@ -231,13 +234,14 @@ def cluster_init(
     data_dir: DataDir = None,
     port: Annotated[int, typer.Option(envvar="KAGO_PORT", help="Port of the server's API; names the default data directory.")] = API_PORT,
     tokens_to: Annotated[Path | None, typer.Option("--tokens-to", metavar="DIR", help="Write the tokens to files there, too.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="For scripts: no error where it was done; tokens in --tokens-to alone.")] = False,
 ) -> None:
     """Begin a secured cluster on this machine: a CA for its first server, and tokens for all that join."""
-    init(data_dir or default_data_dir(f"server-{port}"), tokens_to)
+    init(data_dir or default_data_dir(f"server-{port}"), tokens_to, once=once)
 
 
 @cluster_app.command("status")
-def cluster_status(output: Format = Output.TABLE, server: Servers = DEFAULT_SERVER) -> None:
+def cluster_status(output: Format = Output.TABLE, server: Servers = "") -> None:
     """Who leads, how far each server is, and how many more may fail."""
 
     async def show(client: Client) -> None:
@@ -256,7 +260,7 @@ Patience = Annotated[str, typer.Option("--timeout", metavar="5m", help="Longest 
 
 
 @cluster_app.command("members")
-def cluster_members(output: Format = Output.TABLE, server: Servers = DEFAULT_SERVER) -> None:
+def cluster_members(output: Format = Output.TABLE, server: Servers = "") -> None:
     """Every server: its id, where it is reached, and whether it votes."""
     run(server, lambda client: cluster.members(client, output=output))
 
@@ -265,7 +269,7 @@ def cluster_members(output: Format = Output.TABLE, server: Servers = DEFAULT_SER
 def cluster_add(
     address: Annotated[str, typer.Argument(metavar="ADDRESS", help="Raft address of the new server, host[:7080].")],
     timeout: Patience = "5m",
-    server: Servers = DEFAULT_SERVER,
+    server: Servers = "",
 ) -> None:
     """Add a server, and wait until it has caught up and votes. It is started with: kago serve --join URL --address ADDRESS."""
     run(server, lambda client: cluster.add(client, address, timeout_s=parse_duration(timeout)))
@@ -273,7 +277,7 @@ def cluster_add(
 
 @cluster_app.command("remove")
 def cluster_remove(
-    id: Annotated[str, typer.Argument(metavar="ID", help="As `kago cluster members` shows it.")], server: Servers = DEFAULT_SERVER
+    id: Annotated[str, typer.Argument(metavar="ID", help="As `kago cluster members` shows it.")], server: Servers = ""
 ) -> None:
     """Remove a server for good; it stops by itself."""
     run(server, lambda client: cluster.remove(client, id))
@@ -284,7 +288,7 @@ def cluster_replace(
     old: Annotated[str, typer.Argument(metavar="OLD", help="Id of the server that goes.")],
     new: Annotated[str, typer.Argument(metavar="NEW", help="Raft address of the one that comes.")],
     timeout: Patience = "5m",
-    server: Servers = DEFAULT_SERVER,
+    server: Servers = "",
 ) -> None:
     """Put a new server in the place of another: of a dead one it is removed first, of a live one the new one is added first."""
     run(server, lambda client: cluster.replace(client, old, new, timeout_s=parse_duration(timeout)))
@@ -293,14 +297,14 @@ def cluster_replace(
 @cluster_app.command("transfer-leader")
 def cluster_transfer_leader(
     id: Annotated[str, typer.Argument(metavar="[ID]", help="Who is to lead; left out: whoever is best placed.")] = "",
-    server: Servers = DEFAULT_SERVER,
+    server: Servers = "",
 ) -> None:
     """Let another server lead, without a moment's loss."""
     run(server, lambda client: cluster.transfer_leader(client, id))
 
 
 @app.command()
-def doctor(output: Format = Output.TABLE, server: Servers = DEFAULT_SERVER) -> None:
+def doctor(output: Format = Output.TABLE, server: Servers = "") -> None:
     """Say what is wrong with the cluster, or soon will be, and what to do about it; exit code 1 where there is anything."""
     run(server, lambda client: examine(client, output))
 

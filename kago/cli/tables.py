@@ -8,6 +8,7 @@ from kago.client.status import ClusterStatus
 from kago.core.model.deployment import Deployment
 from kago.core.model.node import Node, NodeStatus
 from kago.core.model.pod import Pod, PodStatus
+from kago.core.model.token import TokenView
 
 NONE = "<none>"
 GAP = "   "
@@ -142,6 +143,24 @@ def members_table(cluster: ClusterStatus) -> str:
         rows.append(
             (member.id, member.address, member.role, "yes" if member.voter else "no", NONE if member.lag is None else str(member.lag))
         )
+    return columns(rows)
+
+
+def token_table(tokens: Iterable[TokenView], now: float) -> str:
+    """Tokens, the present time being `now`."""
+    rows: list[Row] = [("ID", "ROLE", "EXPIRES", "USES", "AGE", "DESCRIPTION")]
+    for token in tokens:
+        left = "never" if token.expires_at is None else duration(token.expires_at - now) if token.expires_at > now else "expired"
+        uses = "any" if token.uses_left is None else str(token.uses_left)
+        rows.append((token.id, token.role.value, left, uses, _age(token.created_at, now), token.description or NONE))
+    return columns(rows)
+
+
+def context_table(contexts: Iterable[tuple[str, tuple[str, ...], bool, bool]], *, current: str) -> str:
+    """Of (name, servers, whether a CA is known, whether a token is)."""
+    rows: list[Row] = [("NAME", "CURRENT", "TLS", "TOKEN", "SERVERS")]
+    for name, servers, tls, token in contexts:
+        rows.append((name, "*" if name == current else "", "yes" if tls else "no", "yes" if token else "no", ",".join(servers)))
     return columns(rows)
 
 

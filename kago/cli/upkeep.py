@@ -17,7 +17,7 @@ from kago.cli.serving import default_data_dir, is_own_host, membership
 from kago.cli.session import DataDir, Format, Servers, run
 from kago.cli.tables import DEPLOYMENTS, duration
 from kago.client.client import Client
-from kago.config import API_PORT, DEFAULT_SERVER
+from kago.config import API_PORT
 from kago.core.model.node import NodeStatus
 from kago.core.state.backup import Backup, decode
 
@@ -31,7 +31,7 @@ def snapshot_save(
     file: File,
     stale: Annotated[bool, typer.Option("--stale", help="Take what one server has, where there is no quorum to ask.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
-    server: Servers = DEFAULT_SERVER,
+    server: Servers = "",
 ) -> None:
     """Save the whole state, at one index, while everything goes on; the file is complete and on disk when this returns."""
     if file.exists() and not force:

@@ -5,7 +5,9 @@ certificate of the cluster; servers do, from their data directories.
 """
 
 import secrets
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -60,13 +62,19 @@ class Authority:
         """A certificate (PEM) for the key of a signing request. NotOurs where the request is not what `request_for` makes."""
         return self.certify(_requested_key(request_pem), subject, now=now, valid_s=valid_s)
 
-    def certify(self, key: ec.EllipticCurvePublicKey, subject: Subject, *, now: float, valid_s: float = CERTIFICATE_S) -> bytes:
-        """A certificate (PEM) that says that `key` is the subject's, valid from an hour ago until `valid_s` from now."""
+    def certify(
+        self, key: ec.EllipticCurvePublicKey, subject: Subject, *, now: float, valid_s: float = CERTIFICATE_S, hosts: Iterable[str] = ()
+    ) -> bytes:
+        """A certificate (PEM) that says that `key` is the subject's, valid from an hour ago until `valid_s` from now.
+
+        `hosts` are for clients that are not ours and look for the name they dialled.
+        """
         if not subject.name or len(subject.name.encode()) > MAX_NAME_BYTES:
             raise NotOurs(f"a name has 1 to {MAX_NAME_BYTES} bytes")
         uses = [ExtendedKeyUsageOID.CLIENT_AUTH]
         if subject.role is not Role.USER:
             uses.append(ExtendedKeyUsageOID.SERVER_AUTH)  # agents have a port of their own; who dials looks at the role
+        names = [x509.UniformResourceIdentifier(subject.uri), *(_host_name(host) for host in dict.fromkeys(hosts) if host.isascii())]
         dice = secrets.randbits(SERIAL_DICE_BITS - 1) | 1 << (SERIAL_DICE_BITS - 1)
         certificate = (
             x509.CertificateBuilder()
@@ -79,7 +87,7 @@ class Authority:
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage(uses), critical=True)
-            .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(subject.uri)]), critical=True)
+            .add_extension(x509.SubjectAlternativeName(names), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
@@ -112,6 +120,13 @@ def cluster_of(ca_pem: bytes) -> str:
 def ca_digest(ca_pem: bytes) -> bytes:
     """SHA-256 of the CA's certificate: what a token pins."""
     return x509.load_pem_x509_certificate(ca_pem).fingerprint(hashes.SHA256())
+
+
+def _host_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
 
 
 def _requested_key(request_pem: bytes) -> ec.EllipticCurvePublicKey:

@@ -2,20 +2,20 @@
 
 import msgspec
 
-from kago.core.model.token import Token, TokenRole
+from kago.core.model.token import JOINING, Token, TokenRole
 from kago.security import tokens
 from kago.security.authority import Authority, ca_digest
 from kago.security.keyring import Keyring, KeyringError
 
 FIRST_TOKENS_FILE = "first-tokens.json"
 FIRST_TTL_S = 24 * 3600.0
-_ROLES = (TokenRole.SERVER, TokenRole.AGENT, TokenRole.ADMIN)
+_ROLES = (TokenRole.SERVER, TokenRole.AGENT, TokenRole.READ, TokenRole.ADMIN)
 
 
 def found_cluster(keyring: Keyring, cluster: str, *, now: float) -> dict[TokenRole, tokens.Token]:
-    """Make the CA and a token each to join with as server and as agent, and to administer. KeyringError where there is a CA already.
+    """Make the CA and a token each to join with as server and as agent, to read (for monitoring), and to administer.
 
-    Those to join with count for a day, for any number of machines.
+    Those to join with count for a day, for any number of machines. KeyringError where there is a CA already.
     """
     if keyring.held:
         raise KeyringError(f"{keyring.directory} holds the CA of cluster {keyring.cluster} already; for more tokens: kago token create")
@@ -28,7 +28,7 @@ def found_cluster(keyring: Keyring, cluster: str, *, now: float) -> dict[TokenRo
                 id=token.id,
                 role=role,
                 digest=token.digest,
-                expires_at=None if role is TokenRole.ADMIN else now + FIRST_TTL_S,
+                expires_at=now + FIRST_TTL_S if role in JOINING else None,
                 description="made with the cluster",
                 created_at=now,
             )

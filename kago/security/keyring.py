@@ -6,12 +6,13 @@ the new one. The contexts it hands out are given the new pair where they stand: 
 
 import os
 import ssl
+from collections.abc import Iterable
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from kago.security.authority import CERTIFICATE_S, Authority, cluster_of, new_key, private_pem, request_for
+from kago.security.authority import Authority, cluster_of, new_key, private_pem, request_for
 from kago.security.handshake import CheckedContext, Judge, client_context, server_context
 from kago.security.subject import BACKDATED_S, Role, Subject, subject_of
 
@@ -78,12 +79,12 @@ class Keyring:
         (self.directory / OWN_FILE).unlink(missing_ok=True)
         self.subject = None
 
-    def issue(self, role: Role, name: str, *, now: float, admitted: int, valid_s: float = CERTIFICATE_S) -> None:
+    def issue(self, role: Role, name: str, *, now: float, admitted: int, hosts: Iterable[str] = ()) -> None:
         """A new key and certificate for ourselves, signed with the CA's own key: servers hold it."""
         assert self.authority is not None
         key = new_key()
         subject = Subject(cluster=self.cluster, role=role, name=name, admitted=admitted)
-        self.install(private_pem(key), self.authority.certify(key.public_key(), subject, now=now, valid_s=valid_s))
+        self.install(private_pem(key), self.authority.certify(key.public_key(), subject, now=now, hosts=hosts))
 
     def request(self) -> tuple[bytes, bytes]:
         """A fresh private key (PEM), to be kept until the answer comes, and the signing request for it."""

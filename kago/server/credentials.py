@@ -7,6 +7,7 @@ import asyncio
 import logging
 import random
 from typing import Any
+from urllib.parse import urlsplit
 
 from kago.client.join import JoinRefused, join
 from kago.clock import Clock
@@ -38,6 +39,7 @@ class Credentials:
         self.first_tokens: dict[str, KnownToken] = {token.id: token for token in read_first_tokens(keyring)}
         """Those made before there was a log; they count until it holds them."""
         self._me = id_in(config.data_dir) or config.me
+        self._hosts = _hosts(config)
         self._store = store
         own = keyring.subject
         named = own is not None and own.role is Role.SERVER and own.name == self._me
@@ -101,8 +103,14 @@ class Credentials:
 
     def _issue(self) -> None:
         admitted = max(self._store.tables.index, self.keyring.subject.admitted if self.keyring.subject else 0)
-        self.keyring.issue(Role.SERVER, self._me, now=self._store.clock.now(), admitted=admitted)
+        self.keyring.issue(Role.SERVER, self._me, now=self._store.clock.now(), admitted=admitted, hosts=self._hosts)
         _logger.info("server %s has a new certificate", self._me)
+
+
+def _hosts(config: ServeConfig) -> tuple[str, ...]:
+    """Under which this server may be dialled, as far as it knows."""
+    api, raft = urlsplit(config.api_url).hostname, urlsplit(f"//{config.me}").hostname
+    return tuple(dict.fromkeys(host for host in (api, raft, "localhost", "127.0.0.1", "::1") if host))
 
 
 def open_credentials(config: ServeConfig, store: Store) -> Credentials | None:
@@ -125,5 +133,5 @@ async def join_cluster(config: ServeConfig, token: Token, clock: Clock) -> None:
     ca_pem, reply = await join(servers, token, role=TokenRole.SERVER, name=config.me, request_pem=b"", clock=clock)
     keep_first_tokens(keyring, reply.first_tokens)
     keyring.adopt(ca_pem, reply.ca_key.encode())
-    keyring.issue(Role.SERVER, config.me, now=clock.now(), admitted=reply.admitted)
+    keyring.issue(Role.SERVER, config.me, now=clock.now(), admitted=reply.admitted, hosts=_hosts(config))
     _logger.info("joined cluster %s as server %s", keyring.cluster, config.me)
