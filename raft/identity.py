@@ -8,6 +8,7 @@ every other, and a known name with another incarnation is turned away unless it 
 neither voting nor counted, until it holds everything the cluster has committed.
 """
 
+import contextlib
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -148,8 +149,9 @@ class Identity:
             self._write(structs.replace(self._record, addresses=addresses))
 
     def expelled(self) -> None:
-        """The cluster removed this member."""
-        self._write(structs.replace(self._record, removed=True))
+        """The cluster removed this member; where that cannot be written, it is told again when it starts again."""
+        with contextlib.suppress(OSError):
+            self._write(structs.replace(self._record, removed=True))
 
     # -- the file --------------------------------------------------------------------------------------------------
 

@@ -84,6 +84,9 @@ class Servers:
         cluster = self._ask()
         return next(member["address"] for member in cluster["members"] if member["role"] == "leader")
 
+    def role(self, address: str) -> str:
+        return next(member["role"] for member in self._ask()["members"] if member["address"] == address)
+
     def in_step(self, size: int) -> bool:
         members = self._ask()["members"]
         roles = sorted(member["role"] for member in members)
@@ -124,6 +127,15 @@ async def change_servers(harness: Harness) -> Outcome:
         harness.until("the removed server to stop", lambda: not gone.running)
         assert gone.exit_code == EXPELLED and "removed from the cluster" in gone.last_words()
 
+    def replace_dead() -> None:
+        old = next(address for address in servers.processes if address != servers.leader())
+        servers.processes[old].kill()
+        servers.leave(old)
+        harness.until("the dead one to be missed", lambda: servers.role(old) == "down")
+        new = servers.start()
+        said = servers.kago("cluster", "replace", old, new)
+        assert said == f"server/{old} removed\nserver/{new} added\n", said
+
     def remove(address: str) -> None:
         servers.kago("cluster", "remove", address)
         gone = servers.leave(address)
@@ -133,6 +145,7 @@ async def change_servers(harness: Harness) -> Outcome:
         await asyncio.sleep(0.5)
         for old in list(servers.processes):
             await step("replace", lambda old=old: replace(old), 3)  # type: ignore[misc]
+        await step("replace a dead one", replace_dead, 3)
         await step("move a follower", lambda: servers.move(next(a for a in servers.processes if a != servers.leader())), 3)
         await step("move the leader", lambda: servers.move(servers.leader()), 3)
         await step("grow to four", lambda: servers.kago("cluster", "add", servers.start()), 4)

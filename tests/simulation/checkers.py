@@ -56,6 +56,7 @@ class Books:
         self.outcomes: Counter[str] = Counter()
         self.gaps: list[float] = []
         """Seconds between one acknowledgement and the next."""
+        self.is_majority: Callable[[frozenset[str]], bool] = lambda holders: 2 * len(holders) > len(self._names)
         self._last_ack = 0.0
         self.leaders: dict[int, str] = {}
         self.newest_term = 0
@@ -87,7 +88,7 @@ class Books:
         if twice != index:
             self._world.violate("applied-twice", f"{token!r} at {twice} and at {index}")
         holders = [n for n in self._names if self._holds(n, token)]
-        if 2 * len(holders) <= len(self._names):
+        if not self.is_majority(frozenset(holders)):
             self._world.violate("commit-without-majority", f"{name} applied {token!r} at {index}; on the platters of {holders} only")
         self._world.log("first", name, index, token.decode())
 

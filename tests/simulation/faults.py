@@ -25,6 +25,7 @@ PROFILES: dict[str, dict[str, int]] = {
     "dumpkill": {"kill": 1, "partition": 1},
     "rejoin": {"partition": 2, "pair": 1, "kill": 2, "pause": 1, "wipe": 4},
     "disk": {"kill": 2, "partition": 1, "full": 3, "failsync": 3, "flip": 4},
+    "member": POWER | {"full": 1, "failsync": 1, "add": 7, "remove": 6, "move": 4, "lead": 3},
 }
 """dumpkill also kills everybody right after a snapshot was renamed; rejoin empties a member's disk; disk makes disks fill, fail and rot."""
 

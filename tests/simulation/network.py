@@ -63,6 +63,8 @@ class Network:
         self.calm = False
         """True while nothing may be slow, after the faults were healed."""
         self.wires: dict[str, SimWire] = {}
+        self.places: dict[str, str] = {}
+        """Whose process is at an address, where it is not the process of that name."""
         self.cuts: dict[tuple[str, str], int] = {}
         self._chance = world.random("network")
         self._connections: dict[tuple[str, str], Connection] = {}
@@ -160,6 +162,7 @@ class SimWire:
         self.host = host
         self._me = host.name
         self._events: WireEvents | None = None
+        self._addresses: dict[str, str] = {}
         self._closed = False
         self.sent = 0
         self._chance = network.world.random(f"dial/{host.name}/{network.world.now}")
@@ -169,13 +172,21 @@ class SimWire:
     def start(self, events: WireEvents) -> None:
         self._events = events
         self.network.wires[self._me] = self
-        for peer in self.network.names:
-            if peer != self._me:
-                self._redial(peer, self._chance.uniform(0.0, 0.02))
+        for peer in self._addresses:
+            self._redial(peer, self._chance.uniform(0.0, 0.02))
         self._watch_idle()
 
     def set_peers(self, addresses: Mapping[str, str]) -> None:
-        self.addresses = dict(addresses)
+        before, self._addresses = self._addresses, dict(addresses)
+        if self._events is None or not self.live:
+            return
+        for peer in before:
+            if peer not in addresses and self.is_connected(peer):
+                self.network.close(self._me, peer)
+                self._tell().disconnected(peer, by_peer=False)
+        for peer in addresses:
+            if peer not in before:
+                self._redial(peer, 0.0)
 
     def send(self, peer: str, frame: bytes) -> bool:
         network, me = self.network, self._me
@@ -265,9 +276,10 @@ class SimWire:
     def _dial(self, peer: str) -> None:
         network, me, now = self.network, self._me, self.network.world.now
         link = network.connection(me, peer)
-        if not self.live or link.up.get(me):
+        if not self.live or link.up.get(me) or peer not in self._addresses:
             return
-        wire = network.wires.get(peer)
+        address = self._addresses[peer]
+        wire = network.wires.get(peer) if network.places.get(address, address) == peer else None
         if wire is None or network.is_cut(me, peer) or network.is_cut(peer, me) or now - link.opened_at < 0.5:
             self._redial(peer, network.latency.redial_s * self._chance.uniform(0.8, 1.2))
             return

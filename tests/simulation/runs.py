@@ -8,24 +8,31 @@ from itertools import islice
 from . import faults
 from .cluster import faults as cluster_faults
 from .cluster.simulation import ClusterSimulation
+from .members import MemberSimulation
 from .plants import planted
 from .simulation import Options, Outcome, Simulation
 
+MEMBER = "member"
+MEMBER_EVERY = 13
+"""Every so many seeds; the others are what they were before there was this profile."""
 PROFILES = (*faults.PROFILES, *cluster_faults.PROFILES)
+_TURNS = tuple(name for name in PROFILES if name != MEMBER)
 IN_FLIGHT = 4
 """Runs given to each process ahead of what it has finished."""
 
 
 def profile_of(seed: int, wanted: str) -> str:
     """`all` gives each seed a profile by turns, so that a seed alone always means the same run."""
-    return PROFILES[seed % len(PROFILES)] if wanted == "all" else wanted
+    if wanted != "all":
+        return wanted
+    return MEMBER if seed % MEMBER_EVERY == MEMBER_EVERY - 1 else _TURNS[seed % len(_TURNS)]
 
 
 def build(seed: int, options: Options) -> Simulation | ClusterSimulation:
     """ValueError for a profile there is not."""
     if options.profile in cluster_faults.PROFILES:
         return ClusterSimulation(seed, options)
-    return Simulation(seed, options)
+    return MemberSimulation(seed, options) if options.profile == MEMBER else Simulation(seed, options)
 
 
 def simulate(seed: int, options: Options) -> Outcome:

@@ -14,12 +14,15 @@ class Stage:
     def __init__(
         self, seed: int, *, members: int = 3, ablate: str = "", prepare: Callable[[Simulation], None] = lambda simulation: None
     ) -> None:
-        self.simulation = Simulation(seed, Options(profile="none", members=members, ablate=frozenset(filter(None, [ablate]))))
+        self.simulation = self._build(seed, Options(profile="none", members=members, ablate=frozenset(filter(None, [ablate]))))
         self.world = self.simulation.world
         self.network = self.simulation.network
         prepare(self.simulation)
         for _, process in sorted(self.simulation.processes.items()):
             process.start()
+
+    def _build(self, seed: int, options: Options) -> Simulation:
+        return Simulation(seed, options)
 
     def server(self, number: int) -> Process:
         return self.simulation.processes[self.simulation.names[number - 1]]

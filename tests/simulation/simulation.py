@@ -16,7 +16,7 @@ from .disk import Inode
 from .faults import PROFILES, Fault, Nemesis
 from .network import Latency, Network
 from .process import Pace, Process
-from .workload import Clients
+from .workload import Clients, Server
 from .world import Violation, World
 
 PORT = 7000
@@ -128,13 +128,25 @@ class Simulation:
                 sync_s=chance.choice((0.0, 0.0, 0.004, 0.03)),
                 transfer_bytes=self.sizes.transfer,
             )
-            self.processes[name] = Process(self.world, self.network, self.books, config, pace)
-        self.nemesis = Nemesis(self.world, self.network, dict(self.processes), options.profile, options.fault_every_s, only=options.only)
+            self.template = config, pace
+            self.processes[name] = self._process(config, pace)
+        self.nemesis = self._nemesis()
         for process in self.processes.values():
             process.on_snapshot_renamed = self.nemesis.snapshot_renamed
         self.clients = Clients(
-            self.world, self.books, dict(self.processes), writes_per_s=options.writes_per_s, reads_per_s=options.reads_per_s
+            self.world, self.books, self._serving(), writes_per_s=options.writes_per_s, reads_per_s=options.reads_per_s
         )
+
+    def _process(self, config: RaftConfig, pace: Pace) -> Process:
+        return Process(self.world, self.network, self.books, config, pace)
+
+    def _nemesis(self) -> Nemesis:
+        options = self.options
+        return Nemesis(self.world, self.network, dict(self.processes), options.profile, options.fault_every_s, only=options.only)
+
+    def _serving(self) -> dict[str, Server]:
+        """Whom clients ask."""
+        return dict(self.processes)
 
     def _holds(self, name: str, token: bytes) -> bool:
         """Whether a member that counts has, or had on a disk it lost, `token` among the bytes a power loss leaves, in any format."""
@@ -167,6 +179,10 @@ class Simulation:
             process.platter.write_back()
         self.world.after(WRITE_BACK_S, self._write_back)
 
+    def members(self) -> list[str]:
+        """Whom the cluster consists of by now."""
+        return self.names
+
     def _heal(self) -> None:
         """Everything works again: within HEAL_S a write through every member must be accepted."""
         world = self.world
@@ -174,20 +190,20 @@ class Simulation:
         world.log("healed")
         accepted: set[str] = set()
         deadline = world.now + HEAL_S
-        while len(accepted) < len(self.names) and world.now < deadline:
+        while len(accepted) < len(self.members()) and world.now < deadline:
             for name, process in sorted(self.processes.items()):
                 if name not in accepted and process.serving:
                     self.clients.append(partial(accepted.add, name), process)
             world.run_until(world.now + 0.5)
-        if len(accepted) < len(self.names):
-            missing = sorted(set(self.names) - accepted)
+        if len(accepted) < len(self.members()):
+            missing = sorted(set(self.members()) - accepted)
             world.violate("stuck", f"no write accepted through {missing} within {HEAL_S} s after everything was healed")
         world.counts["heal-ms"] += int(1000 * (world.now - deadline + HEAL_S))
         world.run_until(world.now + SETTLE_S)
 
     def _finish(self) -> None:
         world, books = self.world, self.books
-        for _, process in sorted(self.processes.items()):
+        for process in (self.processes[name] for name in self.members()):
             if not process.alive:
                 world.violate("stuck", f"{process.name} does not run: {process.exit_reason}")
             elif not process.is_voter():

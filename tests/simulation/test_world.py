@@ -94,6 +94,7 @@ class Talker:
         self.heard: list[tuple[str, bytes]] = []
         self.events: list[tuple[str, str, bool]] = []
         self.wire = SimWire(network, self)
+        self.wire.set_peers({peer: peer for peer in network.names if peer != name})
         self.wire.start(self)
 
     def post(self, event: Callable[[], None]) -> None:
