@@ -50,8 +50,8 @@ def inject(faults: list[Fault], *, rounds: int, minutes: float, docker: bool, se
         words = f"gap {injected.gap_s:.2f} s, healed after {injected.healed_s:.2f} s, {injected.calls} calls"
         print(f"{len(done):4} {injected.fault}: {words}{f', {found} FINDINGS' if found else ''}", file=sys.stderr, flush=True)
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was made goes in that case, too
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)  # so that what was made goes in that case, too
     directory = Path(tempfile.mkdtemp(prefix="kago-chaos-"))
     campaign = Campaign(directory, docker=docker, seed=seed, note=note)
     try:

@@ -117,19 +117,18 @@ class Killer:
         self.cluster.until("the cluster to heal", self.cluster.healthy)
 
     def _may_die(self, name: str) -> bool:
-        """One server at a time is enough: two of three down would only stop the load. Beside engines it is the agents' turn."""
-        if self.cluster.engines:
+        """One server at a time, while there is a leader: two of three down would only stop the load. Beside engines, agents only."""
+        if self.cluster.engines or name not in SERVERS:
             return name not in SERVERS
-        return name not in SERVERS or not any(other in self._armed or not self._up(other) for other in SERVERS)
-
-    def _up(self, server: str) -> bool:
-        answer = self.cluster.ask(server, "GET", "/ready", timeout_s=1.0)
-        return answer is not None and answer.status == 200
+        others_well = all(other not in self._armed and self.cluster.processes[other].running for other in SERVERS)
+        return others_well and bool(self.cluster.roles())
 
     def _points(self, name: str) -> Sequence[str]:
         if name not in SERVERS:
             return (*AGENT, *(DOCKER if self.cluster.engines else PROCESS))
         others = FOLLOWING if self.cluster.roles().get(name) == "leader" else LEADING
+        if not self.cluster.in_step():
+            others = (*others, *MEETING)  # nobody empties a disk while another server is catching up
         return [point for point in SERVER if not point.startswith(others)]
 
     def _arm(self, name: str, times: int, now: float) -> None:
@@ -269,6 +268,8 @@ def main() -> int:
     deaths = sum((Counter(one.deaths) for one in done), Counter[str]())
     dice, until = random.Random(arguments.seed), time.monotonic() + 60 * arguments.minutes
     points = (*AGENT, *DOCKER) if with_docker else (*SERVER, *AGENT, *PROCESS)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)  # so that what was made goes in that case, too
     nursery = Nursery()
     while not arguments.report and time.monotonic() < until and min(deaths[point] for point in points) < arguments.times:
         directory = Path(tempfile.mkdtemp(prefix="kago-kills-"))
