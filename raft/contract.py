@@ -125,6 +125,9 @@ class ReplicatedLog(Protocol):
     async def transfer_leadership(self, *, timeout_s: float = 2.0) -> bool:
         """Hand leadership to the most up-to-date follower; False if we were not leader or nobody took it."""
 
+    def require_level(self, level: int) -> None:
+        """From now on members of a lower `RaftConfig.level` are turned away, and stop with a text: the log would lead them astray."""
+
     async def change(self, kind: ChangeKind, subject: str = "", *, timeout_s: float = 10.0) -> str:
         """Change the members through whoever leads, one change at a time; the id it was about.
 
@@ -237,6 +240,8 @@ class RaftConfig(Struct, frozen=True, kw_only=True):
     """Nobody said `me` and `members`: where the data directory remembers others, those hold."""
     invitation: Invitation | None = None
     """For a new member of a running cluster, instead of `members`."""
+    level: int = 1
+    """What this program understands of what is proposed: a number that grows with its releases, told to peers, see `require_level`."""
     rejoin: bool = False
     """This member's data directory was lost on purpose or by accident: come back as a learner until caught up."""
     election_min_s: float = 0.3

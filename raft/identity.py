@@ -28,6 +28,8 @@ _FILE = "identity"
 _RETIRED_KEPT = 16
 _MAX_KNOWN = 128
 """Ids whose incarnation is remembered; only members and those about to be have any business here."""
+_LEVEL = "+level"
+"""Stands among the incarnations in a hello, where the first release, which knows no levels (it is of level 1), passes over it."""
 IDENTITY_USED = "identity: "
 """Reasons that begin so mean: stop, this data directory must not speak under this name."""
 REMOVED = IDENTITY_USED + "removed: "
@@ -83,6 +85,8 @@ class Identity:
         self._config = config
         self._disk = disk
         self.is_new = False
+        self.required_level = 1
+        """Members of a lower one are turned away."""
         self.known: frozenset[str] = frozenset()
         """Ids of members, as far as the log says."""
         self.removed: frozenset[str] = frozenset()
@@ -236,7 +240,7 @@ class Identity:
             cluster=self.cluster,
             incarnation=record.incarnation,
             rejoined=record.rejoined,
-            peers=record.peers,
+            peers=record.peers if self._config.level == 1 else {**record.peers, _LEVEL: str(self._config.level)},
             address=record.address,
         )
         fields = list(msgspec.to_builtins(hello))
@@ -263,6 +267,12 @@ class Identity:
             raise ValueError(f"this is server {me} itself")
         if theirs.me in self.removed:
             raise ValueError(f"{REMOVED}server {theirs.me} {_EXPELLED}")
+        level = theirs.peers.get(_LEVEL, "1")
+        if not level.isascii() or not level.isdigit() or int(level) < self.required_level:
+            raise ValueError(
+                f"{IDENTITY_USED}server {theirs.me} runs a version that does not understand what the others use by now; start it with the "
+                "version that they run. Its data is well, nothing needs to be restored"
+            )
         _check_address(theirs.address or theirs.me)
         back_empty = self._take_incarnation(theirs)
         return Acquaintance(theirs.me, theirs.address or theirs.me, back_empty)

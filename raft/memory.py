@@ -80,6 +80,9 @@ class MemoryLog:
     async def transfer_leadership(self, *, timeout_s: float = 2.0) -> bool:
         return False
 
+    def require_level(self, level: int) -> None:
+        """There are no others."""
+
     async def change(self, kind: ChangeKind, subject: str = "", *, timeout_s: float = 10.0) -> str:
         self._check_open()
         raise ChangeRefused("conflict", "this log is in the memory of one process: it has no other members")

@@ -123,6 +123,9 @@ class Replica(Member):
         self.changes.ask(kind, subject, deadline, done)
         self.on_wake()
 
+    def require_level(self, level: int) -> None:
+        self.identity.required_level = level
+
     async def change(self, kind: ChangeKind, subject: str = "", *, timeout_s: float = 10.0) -> str:
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.ask_change(kind, subject, self._clock.monotonic() + timeout_s, _settle(future))

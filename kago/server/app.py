@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 import uvloop
+from msgspec import structs
 from sanic import HTTPResponse, Request, Sanic
 from sanic.exceptions import MethodNotAllowed, PayloadTooLarge, RequestCancelled, SanicException
 from sanic.http import Http
@@ -138,7 +139,7 @@ class Server:
 
     async def _open_log(self) -> ReplicatedLog:
         config, secured = self.config, self.credentials
-        raft = await log_config(config, secured.dialling if secured else None)
+        raft = structs.replace(await log_config(config, secured.dialling if secured else None), level=SCHEMA_VERSION)
         if secured is not None and raft.invitation is not None:
             secured.named(raft.invitation.id)
         return await open_replica(

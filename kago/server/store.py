@@ -8,7 +8,8 @@ import logging
 from collections.abc import Callable
 
 from kago.clock import Clock
-from kago.core.state.changes import Change
+from kago.core.model.cluster import Cluster
+from kago.core.state.changes import Change, Put
 from kago.core.state.commands import AnyCommand, ClaimLeadership, RaiseSchema
 from kago.core.state.machine import Machine, TooNew, decode_reply, encode_entry
 from kago.core.state.rejections import Refusal, Rejection, Reply
@@ -52,6 +53,7 @@ class Store:
 
     def open(self, log: ReplicatedLog) -> None:
         self._log = log
+        log.require_level(self.tables.cluster.schema_version)
 
     async def close(self) -> None:
         """Idempotent; also where it was never opened."""
@@ -104,12 +106,16 @@ class Store:
 
     def _changed(self, index: int, changes: tuple[Change, ...]) -> None:
         self.feed.publish(index, changes)
+        if self._log is not None and any(isinstance(change, Put) and isinstance(change.after, Cluster) for change in changes):
+            self._log.require_level(self.tables.cluster.schema_version)
         for listener in self.listeners:
             listener(index, changes)
 
     def _restored(self, index: int) -> None:
         _logger.info("caught up by a snapshot, at index %d", index)
         self.feed.restored(index)
+        if self._log is not None:
+            self._log.require_level(self.tables.cluster.schema_version)
         for listener in self.restore_listeners:
             listener()
 

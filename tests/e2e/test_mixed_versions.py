@@ -129,10 +129,23 @@ def test_upgraded_one_by_one_under_load_and_back_before_the_schema_is_raised(
     assert len(common) > mixed_until
     assert {index: the_olds[index] for index in common} == {index: the_news[index] for index in common}
     clients_of_the_release_before(cluster, release)
+    started_too_late(cluster, cluster.followers()[0], release)
     for agent in cluster.agents:
         replace(cluster, agent, {})
     time.sleep(2.0)  # longer than the agents need to be told anything
     cluster.untouched("app", before)
+    cluster.until("every server at one index with one digest", lambda: len({equal(cluster, n) for n in range(3)}) == 1)
+
+
+def started_too_late(cluster: Harness, server: KagoProcess, release: dict[str, str]) -> None:
+    """A server of the release before, started after the schema was raised: it stops and says what to do, and is none the worse for it."""
+    server.stop()
+    server.environment = dict(release)
+    server.start()
+    cluster.until("it to stop", lambda: not server.running)
+    assert "start it with the version that they run" in server.last_words(60)
+    server.environment = {}
+    cluster.bring_up()
 
 
 def equal(cluster: Harness, server: int) -> tuple[int, str]:
