@@ -12,7 +12,7 @@ import msgspec
 import typer
 from typer.exceptions import Abort, TyperException
 
-from kago.cli import change, cluster
+from kago.cli import change, cluster, history
 from kago.cli.console import note, say
 from kago.cli.doctor import examine
 from kago.cli.failures import Code, VerbFailed, explained
@@ -227,6 +227,18 @@ def scale(
     timeout_s = parse_duration(timeout)
     report = change.Reporter(only_names=output is Output.NAME, dry_run=dry_run)
     run(server, lambda client: change.scale(client, names, count, report, dry_run=dry_run, wait=wait, timeout_s=timeout_s))
+
+
+@app.command("changes")
+def list_changes(
+    what: Annotated[str, typer.Argument(metavar="[TYPE/NAME]", help="Only what was done to this one.")] = "",
+    since: Annotated[int, typer.Option("--since", metavar="INDEX", min=0, help="Only what came after this index.")] = 0,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Then print a line a change.")] = False,
+    output: Format = Output.TABLE,
+    server: Servers = DEFAULT_SERVER,
+) -> None:
+    """Who changed what and when; -o wide says how and from where."""
+    run(server, lambda client: history.changes(client, what, since=since, output=output, watch=watch))
 
 
 @cluster_app.command("init")

@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from kago.client.status import ClusterStatus
 from kago.core.model.deployment import Deployment
+from kago.core.model.history import ChangeRecord
 from kago.core.model.node import Node, NodeStatus
 from kago.core.model.pod import Pod, PodStatus
 from kago.core.model.token import TokenView
@@ -110,6 +111,11 @@ def pod_word(pod: Pod) -> str:
             return "Terminated"
 
 
+def change_cells(record: ChangeRecord, now: float) -> Row:
+    seen = (record.name, record.verb, str(record.index), record.actor or NONE, _age(record.at, now))
+    return (*seen, record.source or NONE, record.summary or NONE)
+
+
 DEPLOYMENTS = Table(
     titles=("NAME", "READY", "UP-TO-DATE", "AVAILABLE", "AGE"), wide_titles=("REV", "RUNTIME", "IMAGE"), cells=deployment_cells
 )
@@ -117,6 +123,8 @@ PODS = Table(titles=("NAME", "READY", "STATUS", "RESTARTS", "AGE"), wide_titles=
 NODES = Table(
     titles=("NAME", "STATUS", "CPU", "MEM", "PODS", "AGE"), wide_titles=("ADDRESS", "RUNTIMES", "LABELS"), cells=node_cells
 )
+
+CHANGES = Table(titles=("NAME", "WHAT", "INDEX", "WHO", "AGE"), wide_titles=("FROM", "CHANGES"), cells=change_cells)
 
 
 def cluster_table(cluster: ClusterStatus) -> str:

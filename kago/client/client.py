@@ -22,15 +22,16 @@ from kago.clock import Clock, SystemClock
 from kago.core.checks import ServerFacts
 from kago.core.model.cluster import LeaderReply, LeaderRequest, MemberReply, MemberRequest
 from kago.core.model.deployment import Deployment, DeploymentPatch, DeploymentSpec
+from kago.core.model.history import ChangeRecord
 from kago.core.model.node import Node
 from kago.core.model.pod import Pod
 from kago.core.model.report import Heartbeat, HeartbeatReply, Registration, RegistrationReply, WatchEvent
 from kago.core.model.token import NewToken, RenewReply, RenewRequest, TokenView
 
-T = TypeVar("T", Deployment, Pod, Node)
+T = TypeVar("T", Deployment, Pod, Node, ChangeRecord)
 Answer = TypeVar("Answer")
 
-PATHS: Mapping[type, str] = {Deployment: "/deployments", Pod: "/pods", Node: "/nodes"}
+PATHS: Mapping[type, str] = {Deployment: "/deployments", Pod: "/pods", Node: "/nodes", ChangeRecord: "/changes"}
 SILENCE_S = 12.0
 """A watch without a line for this long is dead: the server sends one at least every 10 s."""
 BACKUP_SILENCE_S = 10.0

@@ -39,7 +39,7 @@ from kago.server.leader import Leader
 from kago.server.metrics import Metrics
 from kago.server.problems import Refused, unavailable
 from kago.server.reports import Reports
-from kago.server.routes import admission, backup, checks, cluster, deployments, members, nodes, pods
+from kago.server.routes import admission, backup, changes, checks, cluster, deployments, members, nodes, pods
 from kago.server.store import Store
 from raft import open_replica
 from raft.contract import LogStatus, ReplicatedLog
@@ -212,6 +212,7 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
         members.blueprint(store),
         backup.blueprint(store, VERSION),
         checks.blueprint(store, server.checks, VERSION),
+        changes.blueprint(store),
     ]
     if secured is not None:
         parts.append(admission.blueprint(store, access, secured))

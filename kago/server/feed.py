@@ -14,6 +14,7 @@ import msgspec
 
 from kago.core.model.cluster import Cluster
 from kago.core.model.deployment import Deployment
+from kago.core.model.history import ChangeRecord
 from kago.core.model.node import Node
 from kago.core.model.pod import Pod
 from kago.core.state.changes import Change, Put, Removed, Thing
@@ -59,6 +60,8 @@ class Encodings:
 def _key(thing: Thing) -> tuple[str, str]:
     if isinstance(thing, Cluster):
         return "Cluster", ""
+    if isinstance(thing, ChangeRecord):
+        return thing.kind, str(thing.index)
     return thing.kind, thing.id if isinstance(thing, Pod) else getattr(thing, "name", "")
 
 
@@ -70,6 +73,8 @@ def topics_of(thing: Thing) -> tuple[str, ...]:
         return ("deployments",)
     if isinstance(thing, Node):
         return ("nodes",)
+    if isinstance(thing, ChangeRecord):
+        return ("changes",)
     return ()
 
 

@@ -6,13 +6,14 @@ import msgspec
 
 from kago.core.model.cluster import LeaderReply, LeaderRequest, MemberReply, MemberRequest
 from kago.core.model.deployment import READ_ONLY_FIELDS, Deployment, DeploymentPatch, DeploymentSpec
+from kago.core.model.history import ChangeRecord
 from kago.core.model.node import Node
 from kago.core.model.pod import Pod
 from kago.core.model.report import Heartbeat, HeartbeatReply, Registration, RegistrationReply, WatchEvent
 
 _TYPES = (
     Deployment, DeploymentSpec, DeploymentPatch, Pod, Node, Registration, RegistrationReply, Heartbeat, HeartbeatReply, WatchEvent,
-    MemberRequest, MemberReply, LeaderRequest, LeaderReply,
+    ChangeRecord, MemberRequest, MemberReply, LeaderRequest, LeaderReply,
 )
 _PROBLEM = {
     "type": "object",
@@ -91,6 +92,12 @@ def _paths() -> dict[str, Any]:
         },
         "/nodes/register": {"post": _operation("An agent announces its node", "RegistrationReply", body="Registration")},
         "/nodes/{name}/heartbeat": {"post": _operation("An agent lives, and reports", "HeartbeatReply", path=name, body="Heartbeat")},
+        "/changes": {
+            "get": _operation(
+                "Who changed what and when", "ChangeRecord", many=True,
+                query=(*_READ, *_WATCH[:2], ("since", "integer", "Only after this index."), ("name", "string", "Only of this TYPE/NAME.")),
+            )
+        },
         "/cluster": {"get": _operation("Who leads and how far every server is", None)},
         "/cluster/members": {"post": _operation("Add a server", "MemberReply", body="MemberRequest", status="201")},
         "/cluster/members/{id}": {"delete": _operation("Remove a server", "MemberReply", path=("id", "string", "Its id."))},

@@ -22,7 +22,7 @@ from kago.server.problems import Refused
 T = TypeVar("T")
 MAX_INTEGER = 2**63 - 1
 PARAMETERS = frozenset(
-    {"stale", "min_index", "watch", "index", "selector", "deployment_name", "node_name", "status", "name", "dry_run", "force"}
+    {"stale", "min_index", "watch", "index", "selector", "deployment_name", "node_name", "status", "name", "dry_run", "force", "since"}
 )
 _KNOWN = sorted({*DeploymentSpec.__struct_fields__, *Resources.__struct_fields__, *RollingUpdate.__struct_fields__})
 _UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`")

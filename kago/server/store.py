@@ -74,7 +74,14 @@ class Store:
         return self.log.status()
 
     async def submit(
-        self, command: AnyCommand, *, request_id: bytes | None = None, fingerprint: str = "", timeout_s: float = WRITE_TIMEOUT_S
+        self,
+        command: AnyCommand,
+        *,
+        request_id: bytes | None = None,
+        fingerprint: str = "",
+        timeout_s: float = WRITE_TIMEOUT_S,
+        actor: str = "",
+        source: str = "",
     ) -> Reply:
         """Commit `command` and apply it here; the state machine's answer. Raises LogError.
 
@@ -82,7 +89,7 @@ class Store:
         refusal = self.too_new(command)
         if refusal is not None:
             return refusal
-        entry = encode_entry(command, self.clock.now(), fingerprint)
+        entry = encode_entry(command, self.clock.now(), fingerprint, actor=actor, source=source)
         answer = await self.log.propose(entry, request_id=request_id, timeout_s=timeout_s)
         return decode_reply(answer.result)
 

@@ -7,7 +7,7 @@ import msgspec
 from kago.cli.manifest import ManifestError, Source, read_manifests
 from kago.client.errors import Problem
 from kago.core.model.deployment import DeploymentPatch, DeploymentSpec
-from kago.core.state.commands import AnyCommand
+from kago.core.state.commands import SCHEMA_VERSION, AnyCommand
 from kago.core.state.invariants import check
 from kago.core.state.machine import Machine, TooNew, decode_reply, encode_entry
 from kago.core.state.rejections import Rejection
@@ -91,11 +91,14 @@ def replies(chance: Random) -> Case:
 
 
 def encode_entry_of(chance: Random) -> bytes:
+    """Of any command that this version understands."""
     while True:
         try:
-            return encode_entry(msgspec.convert(shaped(chance, AnyCommand), AnyCommand), 1.0)
+            command = msgspec.convert(shaped(chance, AnyCommand), AnyCommand)
         except msgspec.ValidationError:
             continue
+        if command.needs() <= SCHEMA_VERSION:
+            return encode_entry(command, 1.0)
 
 
 _MANIFEST = b"""kind: Deployment

@@ -262,3 +262,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     """What its command needs; a server that knows less halts."""
     fingerprint: str = ""
     """Of the request body behind an Idempotency-Key; comes back in the reply, so that reuse of the key for another body is noticed."""
+    actor: str = ""
+    """Who asked for it, where that was a user: for the history only."""
+    source: str = ""
+    """And from which address."""

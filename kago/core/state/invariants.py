@@ -8,6 +8,7 @@ from kago.core.model.pod import Desired, Pod, PodStatus
 from kago.core.model.resources import NOTHING
 from kago.core.state.changes import Put
 from kago.core.state.handlers.draft import replicas_of
+from kago.core.state.handlers.history import MAX_RECORDS
 from kago.core.state.tables import Tables
 
 
@@ -21,6 +22,7 @@ def check(tables: Tables) -> list[str]:
         *_check_unique("pod names", [pod.name for pod in tables.pods.values()]),
         *_check_unique("node ids", [node.id for node in tables.nodes.values()]),
         *_check_versions(tables),
+        *_check_history(tables),
     ]
 
 
@@ -77,6 +79,14 @@ def _check_indexes(tables: Tables) -> Iterator[str]:
     for name in {pod.node_name for pod in tables.pods.values() if pod.node_name} | set(tables.nodes):
         if anew.pods_of_node(name) != tables.pods_of_node(name):
             yield f"the index of node {name}'s pods is wrong"
+
+
+def _check_history(tables: Tables) -> Iterator[str]:
+    indexes = list(tables.history)
+    if len(indexes) > MAX_RECORDS:
+        yield f"the history has {len(indexes)} records, more than {MAX_RECORDS}"
+    if indexes != sorted(indexes) or (indexes and indexes[-1] > tables.index):
+        yield f"the history is not in the order of the log: {indexes[:10]}…"
 
 
 def _check_unique(what: str, values: list[str]) -> Iterator[str]:

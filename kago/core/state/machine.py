@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from kago.core.state import commands as c
 from kago.core.state.changes import Change, Put
-from kago.core.state.handlers import cluster, deployments, nodes, pods, reports, tokens
+from kago.core.state.handlers import cluster, deployments, history, nodes, pods, reports, tokens
 from kago.core.state.handlers.draft import Draft
 from kago.core.state.rejections import Refusal, Rejection, Reply
 from kago.core.state.snapshot import Snapshot, read_snapshot
@@ -50,7 +50,9 @@ _ENTRIES = msgspec.msgpack.Decoder(c.Entry)
 _REPLIES: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 
 
-def decide(tables: Tables, command: c.AnyCommand, *, at: float, index: int) -> tuple[tuple[Change, ...], Reply]:
+def decide(
+    tables: Tables, command: c.AnyCommand, *, at: float, index: int, actor: str = "", source: str = ""
+) -> tuple[tuple[Change, ...], Reply]:
     """What `command` does to `tables` at `index`, without doing it. A Rejection comes with no changes."""
     if isinstance(command, _FENCED) and command.epoch != tables.cluster.epoch:
         return (), Rejection(refusal=Refusal.STALE_EPOCH, detail=f"a command of epoch {command.epoch}, but it is {tables.cluster.epoch}")
@@ -59,12 +61,14 @@ def decide(tables: Tables, command: c.AnyCommand, *, at: float, index: int) -> t
     if isinstance(reply, Rejection):
         return (), reply
     changes = draft.changes()
-    return changes, reply if changes else replace(reply, changed=False)
+    remembered = history.record(tables, command, changes, actor=actor, source=source, at=at, index=index)
+    return (*changes, *remembered), reply if changes else replace(reply, changed=False)
 
 
-def encode_entry(command: c.AnyCommand, at: float, fingerprint: str = "") -> bytes:
+def encode_entry(command: c.AnyCommand, at: float, fingerprint: str = "", *, actor: str = "", source: str = "") -> bytes:
     """The entry to propose; `at` is the proposer's clock, in seconds since the epoch."""
-    return _ENCODER.encode(c.Entry(command=command, at=at, schema=command.needs(), fingerprint=fingerprint))
+    entry = c.Entry(command=command, at=at, schema=command.needs(), fingerprint=fingerprint, actor=actor, source=source)
+    return _ENCODER.encode(entry)
 
 
 def decode_reply(result: bytes) -> Reply:
@@ -125,7 +129,7 @@ class Machine:
             # The decoder's own words stay out of the reply: they may differ between two servers' versions of it.
             return (), Rejection(refusal=Refusal.UNKNOWN_COMMAND, detail="this command is not known here")
         _check_schema(decoded.schema)
-        changes, reply = decide(self.tables, decoded.command, at=decoded.at, index=index)
+        changes, reply = decide(self.tables, decoded.command, at=decoded.at, index=index, actor=decoded.actor, source=decoded.source)
         if not decoded.fingerprint:
             return changes, reply
         if isinstance(reply, Rejection):

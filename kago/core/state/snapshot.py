@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from kago.core.model.cluster import Cluster, Server
 from kago.core.model.deployment import Deployment
+from kago.core.model.history import ChangeRecord
 from kago.core.model.node import Node
 from kago.core.model.pod import Pod
 from kago.core.model.token import Removal, Token
@@ -26,9 +27,9 @@ PAGE_THINGS = 1000
 
 _KINDS: dict[str, type[Thing]] = {
     "Server": Server, "Deployment": Deployment, "Node": Node, "Pod": Pod,
-    "Token": Token, "Removal": Removal,
+    "Token": Token, "Removal": Removal, "Change": ChangeRecord,
 }
-_KEYS = {"Server": "id", "Pod": "id", "Token": "id", "Removal": "key"}
+_KEYS = {"Server": "id", "Pod": "id", "Token": "id", "Removal": "key", "Change": "index"}
 """What a kind's things are ordered by, where not by name."""
 _ENCODER = msgspec.msgpack.Encoder(order="deterministic")
 
@@ -58,6 +59,7 @@ class Snapshot:
             "Pod": list(tables.pods.values()),
             "Token": list(tables.tokens.values()),
             "Removal": list(tables.removals.values()),
+            "Change": list(tables.history.values()),
         }
         count = sum(len(things) for things in self._things.values())
         format = 1 if tables.cluster.schema_version == 1 else FORMAT

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from kago.core.model.cluster import Cluster, Server
 from kago.core.model.deployment import Deployment
+from kago.core.model.history import ChangeRecord
 from kago.core.model.node import Node
 from kago.core.model.pod import Pod
 from kago.core.model.token import Removal, Token
@@ -27,6 +28,8 @@ class Tables:
         self.tokens: dict[str, Token] = {}
         self.removals: dict[str, Removal] = {}
         """By role/name."""
+        self.history: dict[int, ChangeRecord] = {}
+        """By index, in its order: the last ones."""
         self.unplaced_ids: dict[str, None] = {}
         """Ids of live pods without a node. Its order is history's: sort by pod name before it reaches a change."""
         self._ids_by_name: dict[str, str] = {}
@@ -61,6 +64,7 @@ class Tables:
         other.deployments, other.pods = self.deployments.copy(), self.pods.copy()
         other.nodes, other.servers = self.nodes.copy(), self.servers.copy()
         other.tokens, other.removals = self.tokens.copy(), self.removals.copy()
+        other.history = self.history.copy()
         other.unplaced_ids, other._ids_by_name = self.unplaced_ids.copy(), self._ids_by_name.copy()
         other._ids_by_deployment = {name: ids.copy() for name, ids in self._ids_by_deployment.items()}
         other._ids_by_node = {name: ids.copy() for name, ids in self._ids_by_node.items()}
@@ -83,6 +87,8 @@ class Tables:
                 self.tokens[token.id] = token
             case Removal() as removal:
                 self.removals[removal.key] = removal
+            case ChangeRecord() as record:
+                self.history[record.index] = record
             case Cluster() as cluster:
                 self.cluster = cluster
 
@@ -100,6 +106,8 @@ class Tables:
                 del self.tokens[id]
             case Removal() as removal:
                 del self.removals[removal.key]
+            case ChangeRecord(index=index):
+                del self.history[index]
             case Cluster():
                 raise AssertionError("a cluster is never removed")
 

@@ -16,6 +16,7 @@ from kago.server.answers import make_readable, struct_answer
 from kago.server.credentials import Credentials
 from kago.server.problems import Refused, not_found, of_log_error, of_rejection
 from kago.server.requests import convert, read_json
+from kago.server.routes.writes import caller_of
 from kago.server.store import Store
 from raft.errors import LogError
 
@@ -62,7 +63,7 @@ def blueprint(store: Store, access: Access, credentials: Credentials) -> Bluepri
         errors = tuple(check_token(token))
         if errors:
             raise Refused(422, "validation", "; ".join(f"{error.pointer}: {error.detail}" for error in errors), errors=errors)
-        await _submit(store, CreateToken(token=token))
+        await _submit(store, request, CreateToken(token=token))
         return struct_answer(_view(store.tables.tokens[name]))
 
     @routes.delete("/tokens/<name:str>")
@@ -71,15 +72,16 @@ def blueprint(store: Store, access: Access, credentials: Credentials) -> Bluepri
         before = store.tables.tokens.get(name)
         if before is None:
             raise not_found("token", name)
-        await _submit(store, RevokeToken(id=name))
+        await _submit(store, request, RevokeToken(id=name))
         return struct_answer(_view(before))
 
     return routes
 
 
-async def _submit(store: Store, command: AnyCommand) -> None:
+async def _submit(store: Store, request: Request, command: AnyCommand) -> None:
+    actor, source = caller_of(request)
     try:
-        reply = await store.submit(command)
+        reply = await store.submit(command, actor=actor, source=source)
     except LogError as error:
         raise of_log_error(error) from None
     if isinstance(reply, Rejection):

@@ -37,12 +37,19 @@ async def write(store: Store, request: Request, command: AnyCommand, kind: type[
     path = request.path.rstrip("/").removeprefix("/v1")
     identity = request_id(request.method, path, request.headers["idempotency-key"]) if mark else None
     try:
-        reply = await store.submit(command, request_id=identity, fingerprint=mark)
+        actor, source = caller_of(request)
+        reply = await store.submit(command, request_id=identity, fingerprint=mark, actor=actor, source=source)
     except LogError as error:
         raise of_log_error(error) from None
     if reply.fingerprint != mark:
         raise Refused(409, "conflict", "this Idempotency-Key was used before for a request with another body; use a new key")
     return _table(store, kind).get(key), _accepted(reply)
+
+
+def caller_of(request: Request) -> tuple[str, str]:
+    """(who asks, from where), for the history."""
+    caller = getattr(request.ctx, "caller", None)
+    return caller.name if caller is not None else "anybody", request.ip
 
 
 def _table(store: Store, kind: type[T]) -> dict[str, T]:
