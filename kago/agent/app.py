@@ -63,7 +63,7 @@ async def serve_agent(config: AgentConfig, token: Token | None = None, *, clock:
     try:
         with Notebook(config.data_dir) as notebook:
             present = clock or SystemClock()
-            known = (*config.masters, *notebook.notes.masters)
+            known = (*config.masters, *(url for url in notebook.notes.masters if url.startswith("https://")))
             keyring = await admitted(config.data_dir, config.name, known, token, present)
             return await _serve(config, notebook, present, keyring)
     except JoinRefused as refusal:
@@ -106,8 +106,10 @@ async def _serve(config: AgentConfig, notebook: Notebook, clock: Clock, keyring:
         runtimes=tuple(sorted(runtimes)),
         agent_version=_version(),
     )
-    servers = (*config.masters, *notebook.notes.masters)
     tls = keyring.client_context(keyring.only(Role.SERVER)) if keyring is not None else None
+    if keyring is not None and (plain := [master for master in config.masters if master.startswith("http://")]):
+        raise StartRefused(f"{plain[0]}: this agent is of the secured cluster {keyring.cluster}, which is asked over https alone")
+    servers = (*config.masters, *(url for url in notebook.notes.masters if tls is None or url.startswith("https://")))
     async with (
         Client(servers, timeout_s=CALL_S, clock=clock, tls=tls) as telling,
         Client(servers, timeout_s=CALL_S, clock=clock, tls=tls) as watching,

@@ -79,15 +79,15 @@ async def resolve(servers: str, environment: Mapping[str, str]) -> Access:
     given = tuple(part.strip() for part in servers.split(",") if part.strip())
     context = _chosen(environment)
     urls = given or (context.servers if context else ()) or (DEFAULT_SERVER,)
+    secured = tuple(url for url in urls if not url.startswith("http://"))
     if text := environment.get("KAGO_TOKEN", ""):
         token = _parsed(text)
         if context is not None and context.ca and not given:
             return Access(servers=urls, ca=context.ca.encode(), token=token)
-        secured = tuple(url for url in urls if not url.startswith("http://"))
-        return Access(servers=urls, ca=await fetch_ca(secured, token) if secured else b"", token=token)
-    if context is None or not context.ca or all(url.startswith("http://") for url in urls):
+        return Access(servers=secured, ca=await fetch_ca(secured, token), token=token) if secured else Access(servers=urls)
+    if context is None or not context.ca or not secured:
         return Access(servers=urls)
-    return Access(servers=urls, ca=context.ca.encode(), token=_parsed(context.token) if context.token else None)
+    return Access(servers=secured, ca=context.ca.encode(), token=_parsed(context.token) if context.token else None)
 
 
 async def add(environment: Mapping[str, str], name: str, servers: tuple[str, ...], token: Token | None, *, use: bool) -> None:

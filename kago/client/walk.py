@@ -40,7 +40,9 @@ class Walker:
     ) -> None:
         """`tls`: of a secured cluster; `token` is sent over https alone."""
         self._scheme = "http" if tls is None else "https"
-        self._given = tuple(dict.fromkeys(normal_url(server, self._scheme) for server in servers))
+        self._given = self._urls(servers)
+        if tls is not None and (plain := [url for url in self._given if not url.startswith("https://")]):
+            raise ValueError(f"{plain[0]}: a secured cluster is asked over https alone")
         if not self._given:
             raise ValueError("at least one server URL is needed")
         self._servers = self._given
@@ -61,8 +63,11 @@ class Walker:
     def learn(self, servers: Iterable[str]) -> None:
         """Take the cluster's own list; those we were started with stay at its end, so the list never runs empty."""
         current = self._servers[self._current]
-        self._servers = tuple(dict.fromkeys([*(normal_url(server, self._scheme) for server in servers if server), *self._given]))
+        self._servers = tuple(dict.fromkeys([*(url for url in self._urls(servers) if url.startswith(self._scheme)), *self._given]))
         self._current = self._servers.index(current) if current in self._servers else 0
+
+    def _urls(self, servers: Iterable[str]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(normal_url(server, self._scheme) for server in servers if server))
 
     def server_now(self) -> float:
         """Seconds since the epoch by the clock of the server that answered last."""

@@ -155,7 +155,8 @@ class Keyring:
     def write(self, name: str, content: bytes) -> None:
         """Durably, for our own eyes only. KeyringError."""
         try:
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.directory.mkdir(mode=0o700, exist_ok=True)
             write_private(self.directory / name, content)
         except OSError as error:
             raise KeyringError(f"cannot write {self.directory / name}: {error.strerror}") from error

@@ -49,6 +49,7 @@ _logger = logging.getLogger(__name__)
 ANNOUNCE_AGAIN_S = 0.5
 MAX_DISCARDED_BYTES = 64 * 1024 * 1024
 DISCARD_S = 2.0
+HANDSHAKE_S = 5.0
 DRAIN_S = 1.0
 """Requests under way at a stop are given this long; every server's stop must fit into what an operator waits."""
 LAST_WORDS_S = 0.02
@@ -238,8 +239,11 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
             await _discard_body(request)
         return problem(request, _refusal(request, error))
 
-    tls = secured.api_server if secured else None
-    api = await app.create_server(sock=own, ssl=tls, protocol=Connection, return_asyncio_server=True, access_log=False)
+    # Who does not even shake hands is not counted by the gate, so it must not stay.
+    tls, more = (secured.api_server, {"ssl_handshake_timeout": HANDSHAKE_S}) if secured else (None, {})
+    api = await app.create_server(
+        sock=own, ssl=tls, protocol=Connection, return_asyncio_server=True, access_log=False, asyncio_server_kwargs=more
+    )
     if api is None:
         raise OSError("the API could not be started")
     access.connections = api.connections

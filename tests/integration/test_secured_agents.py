@@ -1,12 +1,14 @@
 """Agents of a secured cluster: let in by a token, known by a certificate that they renew, and deaf to all but its servers."""
 
 import asyncio
+import shutil
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kago.agent.app import SUPERSEDED, serve_agent
@@ -156,6 +158,10 @@ def test_without_a_token_or_with_a_wrong_one(tmp_path: Path, caplog: pytest.LogC
         config = agent_config(group, tmp_path)
         assert await serve_agent(config) == 1
         assert "is secured and this agent has no certificate" in caplog.text
+        keep(config, group, ago_s=0)
+        plain = msgspec.structs.replace(config, masters=(group.urls[0].replace("https", "http"),))
+        assert await serve_agent(plain) == 1 and "over https alone" in caplog.text, "nobody unknown tells it what to run"
+        shutil.rmtree(config.data_dir)
         revoked = await group.token(TokenRole.AGENT, uses=1, ttl_s=60)
         await group.ask("DELETE", f"/tokens/{revoked.id}")
         for token in (revoked, group.first[TokenRole.SERVER], mint(b"x" * 32)):

@@ -10,13 +10,17 @@ from typing import Any
 import httpx
 import pytest
 
+from kago.clock import SystemClock
+from kago.config import ServeConfig
 from kago.core.model.token import TokenRole
 from kago.security.authority import new_key, request_for
 from kago.security.subject import Role, subject_of
 from kago.security.tokens import mint
+from kago.server.app import HANDSHAKE_S, Server
+from kago.server.credentials import join_cluster
 from tests.integration.certificates import DAY_S, Office, intruder
 from tests.integration.secured import Secured, secured
-from tests.integration.test_servers import NODE, WEB, eventually
+from tests.integration.test_servers import NODE, WEB, eventually, free_ports
 
 
 def play(base: Path, scenario: Callable[[Secured], Awaitable[None]], count: int = 1) -> None:
@@ -289,3 +293,49 @@ def test_three_servers_of_one_cluster(tmp_path: Path) -> None:
         assert not list(tmp_path.glob("server-*/tls/first-tokens.json"))
 
     play(tmp_path, scenario, count=3)
+
+
+def test_a_server_that_is_added_later_and_removed_again(tmp_path: Path) -> None:
+    """Its id and its certificate's name are one; once removed, it is refused on the API, too."""
+
+    async def scenario(group: Secured) -> None:
+        (raft,), (api,) = free_ports(1), free_ports(1)
+        me = f"127.0.0.1:{raft}"
+        config = ServeConfig(
+            port=api, me=me, members=(me,), join=(group.urls[0],), api_url=f"https://127.0.0.1:{api}", data_dir=tmp_path / "added"
+        )
+        token = await group.token(TokenRole.SERVER, uses=1, ttl_s=60)
+        await join_cluster(config, token, SystemClock())
+        added = Server(config)
+        starting = asyncio.create_task(added.start())
+        made = await group.ask("POST", "/cluster/members", {"address": me})
+        assert made.status_code == 201, made.text
+        await starting
+        try:
+            await eventually(lambda: len(group.servers[0].store.tables.servers) == 2)
+            assert added.credentials is not None and added.credentials.keyring.subject is not None
+            assert added.credentials.keyring.subject.name == added.store.status().me == made.json()["id"]
+            pair = group.office.pair(Role.SERVER, me)
+            assert (await group.ask("GET", "/cluster", pair=pair)).status_code == 200
+            await eventually(lambda: all(member.voter for member in group.servers[0].store.status().members))
+            gone = await group.ask("DELETE", f"/cluster/members/{me}")
+            assert gone.status_code == 200, gone.text
+            await eventually(lambda: f"server/{me}" in group.servers[0].store.tables.removals)
+            refused = await group.ask("GET", "/cluster", pair=pair)
+            assert refused.status_code == 403 and refused.json()["type"] == "urn:kago:problem:removed"
+        finally:
+            await added.stop()
+
+    play(tmp_path, scenario)
+
+
+def test_a_handshake_that_is_not_made_is_not_waited_for(tmp_path: Path) -> None:
+    """Or whoever only connects would hold as many sockets as it likes: they are not counted before they shake hands."""
+
+    async def scenario(group: Secured) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", group.servers[0].config.port)
+        async with asyncio.timeout(HANDSHAKE_S + 5):
+            assert await reader.read() == b""
+        writer.close()
+
+    play(tmp_path, scenario)
