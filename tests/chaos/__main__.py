@@ -38,7 +38,9 @@ def chosen(names: str, *, docker: bool) -> list[Fault]:
     return [known[name] for name in wanted if known[name].docker in (None, docker) and not known[name].lacks]
 
 
-def inject(faults: list[Fault], *, rounds: int, minutes: float, docker: bool, seed: int, out: Path | None) -> list[Injected]:
+def inject(
+    faults: list[Fault], *, rounds: int, minutes: float, docker: bool, secured: bool = False, seed: int, out: Path | None
+) -> list[Injected]:
     done: list[Injected] = []
 
     def note(injected: Injected) -> None:
@@ -53,7 +55,7 @@ def inject(faults: list[Fault], *, rounds: int, minutes: float, docker: bool, se
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)  # so that what was made goes in that case, too
     directory = Path(tempfile.mkdtemp(prefix="kago-chaos-"))
-    campaign = Campaign(directory, docker=docker, seed=seed, note=note)
+    campaign = Campaign(directory, docker=docker, secured=secured, seed=seed, note=note)
     try:
         campaign.run(faults, rounds=rounds, until=time.monotonic() + 60 * minutes)
     finally:
@@ -72,6 +74,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=600.0, help="begin no fault after that")
     parser.add_argument("--short", action="store_true", help=f"once each: {', '.join(SHORT)}")
     parser.add_argument("--runtime", choices=("docker", "process"), help="docker where a private engine can be had")
+    parser.add_argument("--secured", action="store_true", help="with a CA and tokens, everything over mutual TLS")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 10**6)
     parser.add_argument("--out", type=Path, help="append each fault's outcome to this file, as a line of JSON")
     parser.add_argument("--report", type=Path, nargs="+", help="only print the figures of such files")
@@ -88,7 +91,15 @@ def main() -> int:
         for fault in FAULTS:
             if fault.lacks:
                 print(f"{fault.name} is left out: {fault.lacks}", file=sys.stderr)
-        done = inject(faults, rounds=arguments.rounds, minutes=arguments.minutes, docker=docker, seed=arguments.seed, out=arguments.out)
+        done = inject(
+            faults,
+            rounds=arguments.rounds,
+            minutes=arguments.minutes,
+            docker=docker,
+            secured=arguments.secured,
+            seed=arguments.seed,
+            out=arguments.out,
+        )
     print((as_markdown if arguments.markdown else as_table)(rows(done)))
     return 1 if any(one.findings.total() for one in done) else 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from tests.chaos.cluster import API_PORT, SERVERS, ChaosCluster
+from tests.chaos.cluster import SERVERS, ChaosCluster
 from tests.chaos.load import Load, longest_gap
 from tests.chaos.record import check_record
 from tests.chaos.stage import STEADY, Fault, Stage
@@ -42,9 +42,10 @@ class Injected(Struct, frozen=True, kw_only=True):
 class Campaign:
     """One cluster, made anew where a fault left it unwell."""
 
-    def __init__(self, directory: Path, *, docker: bool, seed: int, note: Callable[[Injected], None]) -> None:
+    def __init__(self, directory: Path, *, docker: bool, secured: bool = False, seed: int, note: Callable[[Injected], None]) -> None:
         self._directory = directory
         self._docker = docker
+        self._secured = secured
         self._dice = random.Random(seed)
         self._note = note
         self._count = 0
@@ -70,7 +71,9 @@ class Campaign:
         if self._cluster is None:
             self._count += 1
             self._logs_read = {}
-            cluster = self._cluster = ChaosCluster(self._directory / f"cluster-{self._count}", with_docker=self._docker)
+            cluster = self._cluster = ChaosCluster(
+                self._directory / f"cluster-{self._count}", with_docker=self._docker, secured=self._secured
+            )
             cluster.start()
             for engine in cluster.engines.values():
                 engine.make_image(IMAGE, marker="chaos")
@@ -81,8 +84,7 @@ class Campaign:
         self._count += 1
         findings = Findings()
         cluster = self._whole()
-        addresses = {name: cluster.network.addresses[name] for name in SERVERS}
-        load = Load(addresses, API_PORT, mark=f"f{self._count}", dice=random.Random(self._dice.random()))
+        load = Load(cluster.ways, mark=f"f{self._count}", dice=random.Random(self._dice.random()))
         stage = Stage(cluster, self._dice, findings)
         began, healed_s, gap_s, undecided = time.time(), 0.0, 0.0, 0
         try:
@@ -156,7 +158,7 @@ def deploy_steady(cluster: ChaosCluster, *, name: str = STEADY, replicas: int = 
 
 async def _clear(cluster: ChaosCluster, load: Load) -> None:
     """Delete what the load made."""
-    connection = Connection(cluster.network.addresses[SERVERS[0]], API_PORT)
+    connection = Connection(cluster.ways[SERVERS[0]])
     for name in [*load.registers, *(call.key for call in load.calls if call.kind == "create")]:
         await connection.ask("DELETE", f"/deployments/{name}")
     connection.close()

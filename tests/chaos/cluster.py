@@ -7,6 +7,7 @@ Docker engine each. Nothing about what runs is asked of Kago: /proc and the engi
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,7 +20,7 @@ from msgspec import Struct
 from kago.cli.local import KagoProcess, environments
 from tests.chaos.machines import ROOT, FaultyNetwork
 from tests.chaos.nursery import Nursery, NurseryProcess
-from tests.chaos.user import Answer, Connection, NoAnswer, NotSent, User
+from tests.chaos.user import Answer, Connection, NoAnswer, NotSent, User, Way
 from tests.integration.engine import Engine
 
 DISK_MB = 256
@@ -44,7 +45,7 @@ class NotHealed(AssertionError):
 
 
 class ChaosCluster:
-    """Three servers, `agents` agents, a user. `engines`: one of each agent's own; none: the process runtime."""
+    """Three servers, `agents` agents, a user. `secured`: with certificates and tokens, everything over TLS."""
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class ChaosCluster:
         agents: int = 2,
         with_docker: bool = False,
         failpoints: bool = False,
+        secured: bool = False,
         nursery: Nursery | None = None,
         snapshot_entries: int = 400,
         lease_s: float = LEASE_S,
@@ -62,26 +64,17 @@ class ChaosCluster:
         self.network = FaultyNetwork((*SERVERS, *self.agents, "user"))
         at = self.network.addresses
         self.prefix = f"chaos{time.time_ns() % 10**8}"
-        self.urls = {server: f"http://{at[server]}:{API_PORT}" for server in SERVERS}
+        self._secured = secured
+        self.urls = {server: f"http{'s' if secured else ''}://{at[server]}:{API_PORT}" for server in SERVERS}
+        self.ways: dict[str, Way] = {server: Way(host=at[server], port=API_PORT) for server in SERVERS}
         self.engines = {agent: Engine(directory / f"engine-{agent}", "--live-restore") for agent in self.agents} if with_docker else {}
         self._dockers: dict[str, docker.DockerClient] = {}
         self._nursery = nursery
         self.processes: dict[str, KagoProcess] = {}
         peers = ",".join(at[server] for server in SERVERS)
         for server in SERVERS:
-            words = [
-                "serve",
-                "--host",
-                at[server],
-                "--peers",
-                peers,
-                "--address",
-                at[server],
-                "--insecure",
-                "--node-lease",
-                f"{lease_s:g}s",
-            ]
-            self._add(server, words)
+            words = ["serve", "--host", at[server], "--peers", peers, "--address", at[server], "--node-lease", f"{lease_s:g}s"]
+            self._add(server, [*words, *([] if secured else ["--insecure"])])
         for agent in self.agents:
             words = ["agent", "--name", self.node(agent), "--master", ",".join(self.urls.values()), "--address", at[agent]]
             self._add(agent, [*words, "--runtime", "docker" if with_docker else "process"])
@@ -121,10 +114,11 @@ class ChaosCluster:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.network.up()
         self.user = User(self.network.space("user"))
-        at = self.network.addresses
-        self._control = {server: Connection(at[server], API_PORT) for server in SERVERS}
         for server in SERVERS:
             self._make_disk(server)
+        if self._secured:
+            self._found()
+        self._control = {server: Connection(way) for server, way in self.ways.items()}
         for agent, engine in self.engines.items():
             self.data_dir(agent).parent.mkdir(parents=True, exist_ok=True)
             engine.start()
@@ -132,6 +126,16 @@ class ChaosCluster:
         for process in self.processes.values():
             process.start()
         self.until("three servers in step and every node ready", self.healthy)
+
+    def _found(self) -> None:
+        """Make the CA on the first server's disk, and tokens for everybody; the first has one, too, for when it has lost its disk."""
+        first, tokens = SERVERS[0], self.directory / "tokens"
+        words = ["cluster", "init", "--data-dir", str(self.data_dir(first)), "--tokens-to", str(tokens)]
+        subprocess.run([*self.network.inside(first), sys.executable, "-m", "kago.cli.main", *words], check=True, capture_output=True)
+        for name, process in self.processes.items():
+            process.environment["KAGO_TOKEN_FILE"] = str(tokens / ("server" if name in SERVERS else "agent"))
+        token = (tokens / "admin").read_text().strip()
+        self.ways.update({server: Way(host=way.host, port=way.port, token=token) for server, way in self.ways.items()})
 
     def close(self) -> None:
         """Every process, mount and namespace that was made goes."""

@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from tests.chaos.campaign import IMAGE, deploy_steady
-from tests.chaos.cluster import API_PORT, SERVERS, ChaosCluster
+from tests.chaos.cluster import SERVERS, ChaosCluster
 from tests.chaos.failpoints import AGENT, DOCKER, POLL_S, PROCESS, SERVER
 from tests.chaos.load import Load
 from tests.chaos.nursery import Nursery
@@ -198,7 +198,7 @@ def parcel(directory: Path, *, with_docker: bool, times: int, deaths: Counter[st
         snapshot_entries=SNAPSHOT_ENTRIES,
         lease_s=LEASE_S,
     )
-    load = Load({name: cluster.network.addresses[name] for name in SERVERS}, API_PORT, mark="k", dice=dice)
+    load = Load(cluster.ways, mark="k", dice=dice)
     killer = Killer(cluster, deaths, dice)
     try:
         cluster.start()

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from msgspec import Struct
 
-from tests.chaos.user import Answer, Connection, NoAnswer, NotSent
+from tests.chaos.user import Answer, Connection, NoAnswer, NotSent, Way
 
 CLIENTS_A_SERVER = 2
 PAUSE_S = 0.04
@@ -45,9 +45,8 @@ class Call(Struct, kw_only=True):
 class Load:
     """Under way from `run` until `stop`; one for each injected fault, with registers of its own."""
 
-    def __init__(self, addresses: Mapping[str, str], port: int, *, mark: str, dice: random.Random) -> None:
-        self._addresses = addresses
-        self._port = port
+    def __init__(self, ways: Mapping[str, Way], *, mark: str, dice: random.Random) -> None:
+        self._ways = ways
         self._mark = mark
         self._dice = dice
         self._numbers = itertools.count(1)
@@ -59,8 +58,8 @@ class Load:
 
     async def prepare(self) -> None:
         """Make the registers. NoAnswer, NotSent, AssertionError."""
-        server = next(iter(self._addresses))
-        connection = Connection(self._addresses[server], self._port)
+        server = next(iter(self._ways))
+        connection = Connection(self._ways[server])
         for register in self.registers:
             call = Call(client=-1, server=server, kind="create", key=register, value="0", called_at=time.monotonic())
             self.calls.append(call)
@@ -70,7 +69,7 @@ class Load:
         connection.close()
 
     async def run(self) -> None:
-        servers = [server for server in self._addresses for _ in range(CLIENTS_A_SERVER)]
+        servers = [server for server in self._ways for _ in range(CLIENTS_A_SERVER)]
         await asyncio.gather(*(self._client(number, server) for number, server in enumerate(servers)))
 
     def stop(self) -> None:
@@ -78,7 +77,7 @@ class Load:
         self._stopping.set()
 
     async def _client(self, number: int, server: str) -> None:
-        connection = Connection(self._addresses[server], self._port)
+        connection = Connection(self._ways[server])
         while not self._stopping.is_set():
             call = self._next(number, server)
             self.calls.append(call)

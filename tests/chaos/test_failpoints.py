@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.campaign import deploy_steady
-from tests.chaos.cluster import API_PORT, SERVERS, ChaosCluster
+from tests.chaos.cluster import SERVERS, ChaosCluster
 from tests.chaos.failpoints import AGENT, ALL, DOCKER, PROCESS, SERVER, Failpoints
 from tests.chaos.load import Load
 from tests.chaos.machines import ROOT
@@ -63,7 +63,7 @@ def test_each_is_reached(tmp_path: Path) -> None:
     """A life in which all of it happens: snapshots made and sent, leadership given away and lost, a disk emptied, pods coming and going."""
     cluster = ChaosCluster(tmp_path, failpoints=True, snapshot_entries=60)
     dice = random.Random(1)
-    load = Load({name: cluster.network.addresses[name] for name in SERVERS}, API_PORT, mark="f", dice=dice)
+    load = Load(cluster.ways, mark="f", dice=dice)
     stage = Stage(cluster, dice, Findings())
     try:
         cluster.start()

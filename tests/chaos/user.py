@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Coroutine
@@ -69,18 +70,30 @@ class Answer(Struct, frozen=True, kw_only=True):
         return str(kind).rpartition(":")[2] if self.status >= 400 else ""
 
 
+class Way(Struct, frozen=True, kw_only=True):
+    """How a server is reached; with a token over TLS, its certificate unlooked at: that is not what is judged here."""
+
+    host: str
+    port: int
+    token: str = ""
+
+
 class Connection:
     """To one server; opened when needed, and anew after whatever went wrong."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self._host, self._port = host, port
+    def __init__(self, way: Way) -> None:
+        self._way = way
+        self._tls: ssl.SSLContext | None = None
+        if way.token:
+            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            self._tls.check_hostname, self._tls.verify_mode = False, ssl.CERT_NONE
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def ask(self, method: str, path: str, body: object = None, *, timeout_s: float = 4.0, headers: str = "") -> Answer:
+    async def ask(self, method: str, path: str, body: object = None, *, timeout_s: float = 4.0) -> Answer:
         """NotSent, NoAnswer."""
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._ask(method, path, body, headers)
+                return await self._ask(method, path, body)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError) as error:
             self.close()
             raise NoAnswer(str(error) or "timed out") from error
@@ -88,17 +101,18 @@ class Connection:
             self.close()
             raise
 
-    async def _ask(self, method: str, path: str, body: object, headers: str) -> Answer:
+    async def _ask(self, method: str, path: str, body: object) -> Answer:
         if self._streams is None:
             try:
                 async with asyncio.timeout(1.0):
-                    self._streams = await asyncio.open_connection(self._host, self._port)
+                    self._streams = await asyncio.open_connection(self._way.host, self._way.port, ssl=self._tls)
             except (OSError, TimeoutError) as error:
                 raise NotSent(str(error) or "no connection in time") from error
         reader, writer = self._streams
         content = b"" if body is None else json.dumps(body).encode()
         said = f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n" if content else ""
-        writer.write(f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\n{headers}{said}\r\n".encode() + content)
+        who = f"Authorization: Bearer {self._way.token}\r\n" if self._way.token else ""
+        writer.write(f"{method} {path} HTTP/1.1\r\nHost: {self._way.host}\r\n{who}{said}\r\n".encode() + content)
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
         content = await reader.readexactly(int(fields.get("content-length", "0")))
