@@ -24,6 +24,8 @@ FILE = "contexts.json"
 
 class Context(Struct, frozen=True, kw_only=True, omit_defaults=True):
     servers: tuple[str, ...]
+    learnt: tuple[str, ...] = ()
+    """What else the cluster named when it was last asked: servers come and go."""
     ca: str = ""
     """PEM; empty where the cluster is not secured."""
     token: str = ""
@@ -43,6 +45,8 @@ class Access(Struct, frozen=True, kw_only=True):
     servers: tuple[str, ...]
     ca: bytes = b""
     token: Token | None = None
+    context: str = ""
+    """Name of the context the servers are from."""
 
     @property
     def tls(self) -> SSLContext | None:
@@ -77,17 +81,19 @@ def save(environment: Mapping[str, str], contexts: Contexts) -> None:
 async def resolve(servers: str, environment: Mapping[str, str]) -> Access:
     """`servers` is the flag or its variable, empty where neither was given. VerbFailed, ClientError."""
     given = tuple(part.strip() for part in servers.split(",") if part.strip())
-    context = _chosen(environment)
-    urls = given or (context.servers if context else ()) or (DEFAULT_SERVER,)
+    name, context = _chosen(environment)
+    urls = given or ((*context.servers, *context.learnt) if context else ()) or (DEFAULT_SERVER,)
+    name = "" if given else name
     secured = tuple(url for url in urls if not url.startswith("http://"))
     if text := environment.get("KAGO_TOKEN", ""):
         token = _parsed(text)
         if context is not None and context.ca and not given:
-            return Access(servers=urls, ca=context.ca.encode(), token=token)
+            return Access(servers=urls, ca=context.ca.encode(), token=token, context=name)
         return Access(servers=secured, ca=await fetch_ca(secured, token), token=token) if secured else Access(servers=urls)
     if context is None or not context.ca or not secured:
-        return Access(servers=urls)
-    return Access(servers=secured, ca=context.ca.encode(), token=_parsed(context.token) if context.token else None)
+        return Access(servers=urls, context=name)
+    kept = _parsed(context.token) if context.token else None
+    return Access(servers=secured, ca=context.ca.encode(), token=kept, context=name)
 
 
 async def add(environment: Mapping[str, str], name: str, servers: tuple[str, ...], token: Token | None, *, use: bool) -> None:
@@ -117,10 +123,22 @@ def remove(environment: Mapping[str, str], name: str) -> None:
     save(environment, Contexts(current="" if known.current == name else known.current, contexts=left))
 
 
-def _chosen(environment: Mapping[str, str]) -> Context | None:
+def remember(environment: Mapping[str, str], name: str, announced: tuple[str, ...]) -> None:
+    """Keep the cluster's own list of servers beside those its user gave, so that the context outlives them."""
+    known = load(environment)
+    context = known.contexts.get(name)
+    if context is None or not announced:
+        return
+    usable = (server for server in announced if server.startswith("https://") or not context.ca)
+    learnt = tuple(server for server in usable if server not in context.servers)
+    if learnt != context.learnt:
+        save(environment, replace(known, contexts={**known.contexts, name: replace(context, learnt=learnt)}))
+
+
+def _chosen(environment: Mapping[str, str]) -> tuple[str, Context | None]:
     known = load(environment)
     name = environment.get("KAGO_CONTEXT") or known.current
-    return _existing(known, name) if name else None
+    return name, _existing(known, name) if name else None
 
 
 def _existing(known: Contexts, name: str) -> Context:

@@ -3,12 +3,13 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from kago.cli.contexts import Access, resolve
+from kago.cli.contexts import Access, remember, resolve
 from kago.cli.failures import Code, VerbFailed
 from kago.cli.get import Output
 from kago.client.client import Client
@@ -43,6 +44,10 @@ def run_known(servers: str, verb: Callable[[Client, Access], Awaitable[None]]) -
         except ValueError as error:
             raise VerbFailed(f"--server: {error}", Code.USAGE) from None
         async with client:
-            await verb(client, known)
+            try:
+                await verb(client, known)
+            finally:
+                with suppress(OSError):  # a home that cannot be written to is no reason to fail
+                    remember(os.environ, known.context, client.announced)
 
     asyncio.run(session())

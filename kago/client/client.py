@@ -71,6 +71,11 @@ class Client:
         """Every known server URL, the one that worked last first."""
         return self._walker.servers
 
+    @property
+    def announced(self) -> tuple[str, ...]:
+        """The cluster's own list, as an answer last gave it; empty while none did."""
+        return self._walker.announced
+
     def learn(self, servers: Iterable[str]) -> None:
         """Take over the cluster's own list of servers; never empties the list."""
         self._walker.learn(servers)

@@ -60,6 +60,11 @@ class Walker:
         """Every known server, the one that worked last first."""
         return self._servers[self._current :] + self._servers[: self._current]
 
+    @property
+    def announced(self) -> tuple[str, ...]:
+        """The servers that the cluster itself names."""
+        return tuple(server for server in self._announced.split(",") if server)
+
     def learn(self, servers: Iterable[str]) -> None:
         """Take the cluster's own list; those we were started with stay at its end, so the list never runs empty."""
         current = self._servers[self._current]

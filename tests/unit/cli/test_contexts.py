@@ -53,6 +53,17 @@ def test_contexts_come_and_go(environment: dict[str, str]) -> None:
         assert refused.value.code is Code.NOT_FOUND
 
 
+def test_servers_that_the_cluster_names_are_asked_when_those_given_are_gone(environment: dict[str, str]) -> None:
+    contexts.remember(environment, "prod", ("https://b:8080", "https://c:8080", "http://d:8080"))
+    assert found("", environment)[0] == (*PROD.servers, "https://c:8080"), "a token is for https alone"
+    contexts.remember(environment, "prod", ())
+    assert found("", environment)[0] == (*PROD.servers, "https://c:8080"), "nobody answered"
+    contexts.remember(environment, "prod", ("https://a:8080", "https://b:8080"))
+    assert found("", environment)[0] == PROD.servers
+    contexts.remember(environment, "", ("https://x:1",))
+    assert asyncio.run(resolve("https://c:1", environment)).context == ""
+
+
 def test_nobody_else_reads_it(environment: dict[str, str]) -> None:
     path = contexts.file_path(environment)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600 and stat.S_IMODE(path.parent.stat().st_mode) == 0o700
