@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 import struct
+import time
 from pathlib import Path
 
 import httpx
@@ -17,7 +18,7 @@ from kago.security.subject import Role
 from kago.security.tokens import mint
 from kago.server.app import Server
 from raft.contract import Role as RaftRole
-from tests.integration.certificates import Office, intruder, wrong_for_raft
+from tests.integration.certificates import DAY_S, Office, intruder, wrong_for_raft
 from tests.integration.test_servers import Three, eventually, free_ports
 
 
@@ -125,5 +126,22 @@ def test_a_renewal_is_used_by_the_next_connection_and_breaks_none(tmp_path: Path
             assert made.status_code == 200
         finally:
             await close(group)
+
+    asyncio.run(story())
+
+
+def test_a_server_that_was_off_for_too_long_signs_for_itself(tmp_path: Path) -> None:
+    async def story() -> None:
+        office = Office(tmp_path / "office")
+        (raft,), (api,) = free_ports(1), free_ports(1)
+        me = f"127.0.0.1:{raft}"
+        keyring = Keyring(tmp_path / "s")
+        keyring.adopt(office.authority.pem, office.authority.key_pem)
+        keyring.issue(Role.SERVER, me, now=time.time() - 31 * DAY_S, admitted=7)
+        config = ServeConfig(port=api, me=me, members=(me,), api_url=f"https://127.0.0.1:{api}", data_dir=tmp_path / "s")
+        async with Server(config) as server, httpx.AsyncClient(verify=user_context(office.authority.pem), trust_env=False) as http:
+            assert (await http.get(server.url + "/health")).status_code == 200
+            assert server.credentials is not None and server.credentials.keyring.subject is not None
+            assert server.credentials.keyring.subject.admitted == 7, "nobody lets itself in anew"
 
     asyncio.run(story())
