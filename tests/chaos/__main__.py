@@ -100,7 +100,8 @@ def main() -> int:
             seed=arguments.seed,
             out=arguments.out,
         )
-    print((as_markdown if arguments.markdown else as_table)(rows(done)))
+    order = [fault.name for fault in FAULTS]
+    print((as_markdown if arguments.markdown else as_table)(rows(sorted(done, key=lambda one: order.index(one.fault)))))
     return 1 if any(one.findings.total() for one in done) else 0
 
 

@@ -9,7 +9,7 @@ _TITLES = ("fault", "times", "calls", "gap median", "p99", "max", "healed max", 
 
 
 def rows(injected: Iterable[Injected]) -> list[tuple[str, ...]]:
-    """A row a fault, in the order of their first coming, and one of them all."""
+    """A row a fault, in the order they come in, and one of them all."""
     by_fault: dict[str, list[Injected]] = {}
     every: list[Injected] = []
     for one in injected:
