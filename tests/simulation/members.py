@@ -66,6 +66,9 @@ class MemberProcess(Process):
         deadline = self._world.now + timeout_s
         self.post(lambda: self._replica().ask_change(kind, subject, deadline, on_outcome))
 
+    def knows(self, rolls: Rolls) -> bool:
+        return self.serving and self.replica is not None and self.replica.membership.latest == rolls.committed
+
     def move(self, address: str) -> None:
         """Its next life is reached there."""
         self._network.places[self.address] = ""
@@ -131,8 +134,13 @@ class MemberNemesis(Nemesis):
         via.change(ChangeKind.REMOVE, victim.name, self._chance.choice(ASKED_S), outcome)
 
     def _move(self, victim: Victim) -> None:
+        """One that knows where the others are, and while they know where everybody is: two that move at once would not meet again."""
+        simulation, leaving = self._simulation, self._simulation.active[victim.name]
+        seats = [seat for seat in simulation.rolls.committed.seats if seat.id in simulation.active]
+        if not leaving.knows(simulation.rolls) or any(simulation.active[seat.id].address != seat.address for seat in seats):
+            return
         victim.die(power=False)
-        self._simulation.active[victim.name].move(self._simulation.next_address())
+        leaving.move(simulation.next_address())
         self._come_back(victim, 2.0)
 
     def _lead(self, victim: Victim) -> None:
