@@ -7,6 +7,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from email.utils import formatdate
 from ssl import SSLContext
 from types import TracebackType
 from typing import Self, TypeVar
@@ -158,7 +159,9 @@ class Client:
 
     async def heartbeat(self, name: str, heartbeat: Heartbeat) -> HeartbeatReply:
         """Problem 404: register again; 409: a newer agent of this identity runs."""
-        answer = await self._walker.call("POST", f"{_path(Node, name)}/heartbeat", body=msgspec.json.encode(heartbeat), headers=_JSON)
+        # The date lets the servers notice a clock that is far off.
+        headers = {**_JSON, "date": formatdate(self._clock.now(), usegmt=True)}
+        answer = await self._walker.call("POST", f"{_path(Node, name)}/heartbeat", body=msgspec.json.encode(heartbeat), headers=headers)
         return _decode(answer, HeartbeatReply)
 
     # -- tokens ------------------------------------------------------------------------------------------------------

@@ -49,6 +49,8 @@ class ServerFacts(Struct, frozen=True, kw_only=True):
     free_bytes: int
     open_files: int
     """How many it may have."""
+    agent_clocks_off_s: dict[str, float] = {}
+    """By node, of agents heard here: their clock minus this server's, where that is much."""
     read_only: bool = False
     """No changes are taken because the disk is nearly full."""
 
@@ -155,17 +157,24 @@ def check_members(members: Iterable[MemberFacts], *, schema: int) -> Iterator[Fi
                 remedy="look at its API's address and at the network between; this machine sees only what the others say of it",
             )
         elif abs(member.clock_off_s) > MAX_CLOCK_OFF_S:
-            way = "ahead of" if member.clock_off_s > 0 else "behind"
-            yield Finding(
-                level=Level.WARNING,
-                subject=member.id,
-                problem=f"its clock is {abs(member.clock_off_s):.0f} s {way} this machine's",
-                remedy="let chrony or another NTP client keep the clocks of all machines",
-            )
+            yield _clock(member.id, member.clock_off_s, "this machine's")
     yield from _check_versions([member.facts for member in members if member.facts is not None], schema)
+    off_s: dict[str, float] = {}
     for member in members:
         if member.facts is not None:
             yield from check_server(member.facts)
+            off_s |= member.facts.agent_clocks_off_s
+    for name in sorted(off_s):
+        yield _clock(f"node/{name}", off_s[name], "the servers'")
+
+
+def _clock(subject: str, off_s: float, whose: str) -> Finding:
+    return Finding(
+        level=Level.WARNING,
+        subject=subject,
+        problem=f"its clock is {abs(off_s):.0f} s {'ahead of' if off_s > 0 else 'behind'} {whose}",
+        remedy="let chrony or another NTP client keep the clocks of all machines",
+    )
 
 
 def _check_versions(facts: list[ServerFacts], schema: int) -> Iterator[Finding]:

@@ -205,14 +205,15 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
     )
     app.ctx.gate = Gate(server.limits, server.clock.monotonic)
     metrics, store, secured, access = Metrics(server.store), server.store, server.credentials, server.access
+    reports = Reports(store)
     parts = [
         deployments.blueprint(store),
         pods.blueprint(store),
-        nodes.blueprint(store, server.leader, Reports(store), secured=secured is not None),
+        nodes.blueprint(store, server.leader, reports, secured=secured is not None),
         cluster.blueprint(store, metrics, VERSION, secured.dialling if secured else None),
         members.blueprint(store),
         backup.blueprint(store, VERSION),
-        checks.blueprint(store, server.checks, VERSION),
+        checks.blueprint(store, server.checks, reports, VERSION),
         changes.blueprint(store),
     ]
     if secured is not None:

@@ -68,7 +68,7 @@ class Checks:
         detail = f"this server's disk has less than {mebibytes(MIN_FREE_BYTES)} left, so it takes no changes until there is room on it"
         raise unavailable("low-space", f"{detail}; another server may", retry_after_s=5)
 
-    async def facts(self, id: str, *, version: str) -> ServerFacts:
+    async def facts(self, id: str, *, version: str, agent_clocks_off_s: dict[str, float] | None = None) -> ServerFacts:
         """Measured now; one at a time."""
         async with self._probing:
             sync_s = await asyncio.to_thread(measure_sync, self._data_dir)
@@ -81,6 +81,7 @@ class Checks:
             election_min_s=ELECTION_MIN_S,
             free_bytes=self._free(self._data_dir),
             open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            agent_clocks_off_s=agent_clocks_off_s or {},
             read_only=self._low,
         )
 

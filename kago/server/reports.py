@@ -1,8 +1,10 @@
 """Agents' reports on their way into the log: those that arrive while one entry is under way share the next."""
 
 import asyncio
+from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
+from kago.core.checks import MAX_CLOCK_OFF_S
 from kago.core.model.report import Heartbeat
 from kago.core.state.commands import NodeReport, ReportPods
 from kago.core.state.rejections import Refusal, Rejection
@@ -27,6 +29,7 @@ class Reports:
         self._store = store
         self._waiting: list[_Waiting] = []
         self._sender: asyncio.Task[None] | None = None
+        self._clocks_off_s: dict[str, float] = {}
 
     async def submit(self, name: str, beat: Heartbeat, *, size: int) -> None:
         """Returns once the report, of about `size` bytes, is in the state. Raises LogError, Refused."""
@@ -36,6 +39,21 @@ class Reports:
         if self._sender is None or self._sender.done():
             self._sender = asyncio.create_task(self._send())
         await done
+
+    def note_clock(self, name: str, date: str | None) -> None:
+        """The `Date` an agent sent its heartbeat with; agents of the first release send none."""
+        try:
+            off_s = parsedate_to_datetime(date).timestamp() - self._store.clock.now() if date else 0.0
+        except (ValueError, OverflowError):
+            return
+        if abs(off_s) > MAX_CLOCK_OFF_S:
+            self._clocks_off_s[name] = off_s
+        else:
+            self._clocks_off_s.pop(name, None)
+
+    def clocks_off_s(self) -> dict[str, float]:
+        """By node, where an agent's clock is far from this server's: ahead of it if positive."""
+        return {name: off_s for name, off_s in self._clocks_off_s.items() if name in self._store.tables.nodes}
 
     async def _send(self) -> None:
         while self._waiting:

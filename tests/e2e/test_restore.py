@@ -36,6 +36,12 @@ def test_all_servers_lost_and_begun_again_from_a_backup(cluster: Harness, tmp_pa
     cluster.until("its process to end", lambda: not cluster.processes_of("deleted-later"))
     cluster.apply("made-later", replicas=2)
     cluster.kago("scale", "kept", "5", "--wait")
+    for server in cluster.servers[:2]:
+        server.kill()
+    cluster.kago("snapshot", "save", str(tmp_path / "later.backup"), servers=[cluster.urls[2]], code=6)
+    assert "made-later" not in cluster.kago("snapshot", "inspect", str(file))
+    cluster.kago("snapshot", "save", "--stale", str(tmp_path / "later.backup"), servers=[cluster.urls[2]])
+    assert "made-later" in cluster.kago("snapshot", "inspect", str(tmp_path / "later.backup"))
     for server in cluster.servers:
         server.kill()
         shutil.rmtree(cluster.directory / server.name)

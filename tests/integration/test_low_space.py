@@ -1,6 +1,7 @@
-"""A disk that runs full: changes are refused in words while there is room for what must go on, and taken again by themselves."""
+"""What a server finds when it looks at itself; and a disk that runs full: changes are refused while there is room for what must go on."""
 
 import asyncio
+from email.utils import formatdate
 from pathlib import Path
 
 import httpx
@@ -40,6 +41,23 @@ async def until_status(http: httpx.AsyncClient, status: int) -> httpx.Response:
         while (answer := await http.put("/deployments/web", json={"replicas": 2 if status == 503 else 3})).status_code != status:
             await asyncio.sleep(0.05)
     return answer
+
+
+def test_an_agents_clock_is_compared_with_the_servers(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as (server, http):
+            assert (await http.post("/nodes/register", json=NODE)).status_code == 200
+            beat = {"node_id": "node-1", "incarnation": 1}
+            for off_s, told in ((-3600, True), (0, False), (120, True), (None, False)):
+                headers = {} if off_s is None else {"date": formatdate(server.clock.now() + off_s, usegmt=True)}
+                assert (await http.post("/nodes/n1/heartbeat", json=beat, headers=headers)).status_code == 200
+                clocks = (await http.get("/checks")).json()["agent_clocks_off_s"]
+                assert ("n1" in clocks) == told
+                assert off_s is None or not told or abs(clocks["n1"] - off_s) < 3
+            for rubbish in ("yesterday", "Mon, 99 Xyz 0000", ""):
+                assert (await http.post("/nodes/n1/heartbeat", json=beat, headers={"date": rubbish})).status_code == 200
+
+    asyncio.run(scenario())
 
 
 def test_a_disk_that_cannot_be_written_is_a_finding_and_no_crash(tmp_path: Path) -> None:

@@ -4,14 +4,15 @@ from sanic import Blueprint, HTTPResponse, Request
 
 from kago.server.answers import struct_answer
 from kago.server.checks import Checks
+from kago.server.reports import Reports
 from kago.server.store import Store
 
 
-def blueprint(store: Store, checks: Checks, version: str) -> Blueprint:
+def blueprint(store: Store, checks: Checks, reports: Reports, version: str) -> Blueprint:
     routes = Blueprint("checks")
 
     @routes.get("/checks")
     async def look(request: Request) -> HTTPResponse:
-        return struct_answer(await checks.facts(store.status().me, version=version))
+        return struct_answer(await checks.facts(store.status().me, version=version, agent_clocks_off_s=reports.clocks_off_s()))
 
     return routes

@@ -64,6 +64,7 @@ def blueprint(store: Store, leader: Leader, reports: Reports, *, secured: bool =
         own_node(request, name)
         beat = convert(read_json(request), Heartbeat)
         await _take(store, leader, name, beat)
+        reports.note_clock(name, request.headers.get("date"))
         if beat.pods:
             try:
                 await reports.submit(name, beat, size=len(request.body))

@@ -80,6 +80,12 @@ def test_a_clock_far_off(off_s: float, words: str) -> None:
     assert list(check_members([member(1, clock_off_s=1.5)], schema=2)) == []
 
 
+def test_an_agents_clock_far_off() -> None:
+    told = replace(WELL, agent_clocks_off_s={"n1": -3600.0})
+    [finding] = check_members([member(1, facts=told), member(2), member(3)], schema=2)
+    assert said([finding]) == ["warning node/n1: its clock is 3600 s behind the servers'"]
+
+
 def test_mixed_versions_and_a_schema_left_behind() -> None:
     old = member(2, facts=replace(WELL, id="s2", version="0.9", schema=1))
     [mixed] = check_members([member(1), old, member(3)], schema=1)
