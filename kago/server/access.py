@@ -140,7 +140,7 @@ class Access:
     async def find_token(self, id: str) -> Token | None:
         """By its id, if it is in force. Refused (503) where only a quorum could tell."""
         store = self._store
-        if store.tables.cluster.tokens_adopted is not True and self._credentials is not None:
+        if self._credentials is not None and not self._credentials.tokens_adopted:
             first = self._credentials.first_tokens.get(id)
             if first is not None:
                 return first if self._in_force(first) else None

@@ -60,6 +60,11 @@ class Credentials:
             raise NotOurs(f"server {peer.name} was removed from this cluster")
         return peer.name
 
+    @property
+    def tokens_adopted(self) -> bool:
+        """Whether the log holds the first tokens, so that ours count no more."""
+        return self._store.tables.cluster.tokens_of == self.keyring.cluster
+
     def named(self, id: str) -> None:
         """The cluster calls this server so: its certificate must, too."""
         if id != self._me:
@@ -68,7 +73,7 @@ class Credentials:
 
     def welcome_server(self) -> JoinReply:
         """What a server that joins needs to be one: the CA's key, and the tokens that no log keeps yet."""
-        tokens = () if self._store.tables.cluster.tokens_adopted is True else tuple(self.first_tokens.values())
+        tokens = () if self.tokens_adopted else tuple(self.first_tokens.values())
         return JoinReply(ca_key=self.authority.key_pem.decode(), admitted=self._store.tables.index, first_tokens=tokens)
 
     async def run(self) -> None:
@@ -87,9 +92,9 @@ class Credentials:
                 await asyncio.sleep(60.0)
 
     async def _hand_over_tokens(self) -> None:
-        while self._store.tables.cluster.tokens_adopted is not True:
+        while not self.tokens_adopted:
             try:
-                await self._store.submit(AdoptTokens(tokens=tuple(self.first_tokens.values())))
+                await self._store.submit(AdoptTokens(authority=self.keyring.cluster, tokens=tuple(self.first_tokens.values())))
             except LogHalted:
                 raise
             except LogError as error:

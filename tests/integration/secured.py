@@ -97,7 +97,7 @@ async def secured(base: Path, count: int = 1, **settings: Any) -> AsyncIterator[
             servers.append(Server(config))
             await servers[-1].start()
         await eventually(lambda: all(len(server.store.tables.servers) == count for server in servers))
-        await eventually(lambda: all(server.store.tables.cluster.tokens_adopted is True for server in servers))
+        await eventually(lambda: all(server.credentials is not None and server.credentials.tokens_adopted for server in servers))
         yield Secured(servers, first, base)
     finally:
         await asyncio.gather(*(server.stop() for server in servers))

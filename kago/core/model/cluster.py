@@ -15,8 +15,8 @@ class Cluster(Struct, frozen=True, kw_only=True):
     leader: str = ""
     """Id of the server that claimed this epoch."""
     version: int = 0
-    tokens_adopted: bool | UnsetType = UNSET
-    """True: the tokens a secured cluster was set up with stand in its log."""
+    tokens_of: str | UnsetType = UNSET
+    """Id of the CA with which this cluster was secured: the tokens made beside it stand in the log."""
     schema: int | UnsetType = UNSET
     """What every server understands; UNSET is 1, which servers of the first release do not write."""
 

@@ -116,9 +116,11 @@ class ReportPods(Command, frozen=True, kw_only=True):
 
 
 class AdoptTokens(Command, frozen=True, kw_only=True):
-    """The tokens made before there was a log; does nothing but the first time."""
+    """The tokens made before there was a log; does nothing but the first time for each CA, and ends those of another."""
 
     since = 2
+    authority: str
+    """Id of the CA they were made beside."""
     tokens: tuple[Token, ...]
 
 

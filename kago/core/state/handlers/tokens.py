@@ -29,9 +29,14 @@ def create(draft: Draft, command: CreateToken) -> Reply:
 
 
 def adopt(draft: Draft, command: AdoptTokens) -> Reply:
-    """Take over the tokens the cluster was set up with; once, so that none comes back after it was revoked."""
-    if draft.tables.cluster.tokens_adopted is not True:
-        draft.put_cluster(replace(draft.tables.cluster, tokens_adopted=True))
+    """Take over the tokens the cluster was set up with; once, so that none comes back after it was revoked.
+
+    A cluster that lost its CA and was given another one begins anew: nobody could use the tokens of the old one.
+    """
+    if draft.tables.cluster.tokens_of != command.authority:
+        draft.put_cluster(replace(draft.tables.cluster, tokens_of=command.authority))
+        for old in draft.tables.tokens:
+            draft.remove_token(old)
         for token in command.tokens:
             if token.expires_at is None or token.expires_at > draft.at:
                 draft.put_token(token)
