@@ -3,12 +3,18 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.stamp
 
-.PHONY: demo test fuzz chaos lint types pytest venv lock clean
+FROM ?= 100000
+MINUTES ?= 30
+
+.PHONY: demo test soak fuzz chaos lint types pytest venv lock clean
 
 demo: venv                     ## Three servers, two agents, one leader killed, in about a minute
 	$(BIN)/kago demo
 
 test: lint types pytest        ## Everything CI runs
+
+soak: venv                     ## The simulation, as many seeds as the time gives: make soak MINUTES=600 FROM=200000
+	$(BIN)/python -m tests.simulation --minutes $(MINUTES) --from $(FROM) --jobs 2
 
 chaos: venv                    ## Real faults in real clusters: make chaos CHAOS="--faults kill-leader --rounds 20" (root)
 	$(BIN)/python -m tests.chaos $(CHAOS)

@@ -166,6 +166,13 @@ async def _take_any_life(store: Store, leader: Leader, name: str, beat: Heartbea
 _take = node_routes._take
 
 
+async def _take_deaf(store: Store, leader: Leader, name: str, beat: Heartbeat) -> None:
+    node = store.tables.nodes.get(name)
+    if node is None or (node.id, node.incarnation) != (beat.node_id, beat.incarnation):
+        await _take(store, leader, name, beat)
+    leader.heard(name, beat.incarnation, leaving=beat.leaving)
+
+
 def _by_local_clock(tables: Any, command: Any, *, at: float, index: int) -> Any:
     return _decide(tables, command, at=at + 1e-3 * (_count.next() % 3), index=index)
 
@@ -192,9 +199,8 @@ def _own_key(method: str, path: str, key: str) -> bytes:
 _subscribe = Feed.subscribe
 
 
-def _skip_one(self: Feed, topic: str, wanted: Any, *, after: int | None = None) -> Subscription:
-    start = self.index if after is None else min(after + 1, self.index)
-    return _subscribe(self, topic, wanted, after=start)
+def _from_now_on(self: Feed, topic: str, wanted: Any, *, after: int | None = None) -> Subscription:
+    return _subscribe(self, topic, wanted)
 
 
 def _tick_nothing(self: Leases, now: float) -> None:
@@ -327,18 +333,18 @@ PLANTS: dict[str, Plant] = {
         plant=_patch(writes, request_id=_own_key),
     ),
     "missed-event": Plant(
-        what="a watch that resumes misses one entry",
+        what="a watch that resumes begins with what happens from now on",
         profile="cluster-net",
-        plant=_patch(Feed, subscribe=_skip_one),
+        plant=_patch(Feed, subscribe=_from_now_on),
     ),
     "deaf-follower": Plant(
         what="a server that does not hear the leader goes on taking heartbeats",
         profile="cluster-net",
-        plant=_patch(node_routes, LEADER_SILENT_S=1e9),
+        plant=_patch(node_routes, _take=_take_deaf),
     ),
     "stale-view": Plant(
         what="an agent believes whatever view a master has",
-        profile="cluster-servers",
+        profile="cluster",
         plant=_all(_patch(Masters, _take_over=_believe), _patch(Client, watch=_watch_stale)),
     ),
     "end-is-gone": Plant(

@@ -170,7 +170,7 @@ class Process:
         self._busy_until = now + TURN_S + EVENT_S * events + FRAME_S * (wire.sent - sent)
         self._inspect(replica, now)
         if not self._syncing:
-            self._wake(max(replica.deadline(), now))
+            self._wake(max(replica._promised, now))
 
     def _step(self) -> None:
         """One step. On a slow disk its sync is left to a thread, as `raft.driver` does: events go on coming in, steps wait."""

@@ -55,13 +55,14 @@ class AgentNode(Actor):
             name=self.name, id=notebook.notes.agent_id, incarnation=notebook.notes.incarnation, address=self.name, port=8081,
             capacity=Resources(cpu_millis=4000, memory_mb=8192), runtimes=(Runtime.DOCKER,),
         )
-        servers = (*(f"http://{host}" for host in sorted(self._web.doors)), *notebook.notes.masters)
+        given, dice = sorted(self._web.doors), self.world.random(f"agent/{self.name}/{self.life}")
+        dice.shuffle(given)
+        servers = (*(f"http://{host}" for host in given), *notebook.notes.masters)
         telling = Client(servers, timeout_s=CALL_S, clock=self.clock, transport=Transport(self._web, self))
         watching = Client(servers, timeout_s=CALL_S, clock=self.clock, transport=Transport(self._web, self))
         runtime = SimRuntime(self.engine, self)
         runtime.before_start = lambda pod: self._auditor.will_start(self.name, pod, notebook.notes.index)
         worker = Worker(notebook, {Runtime.DOCKER: runtime}, self.name, self.clock)
-        dice = self.world.random(f"agent/{self.name}/{self.life}")
         masters = Masters(
             registration, notebook, worker, self.clock, telling=telling, watching=watching, dice=random.Random(dice.random())
         )

@@ -17,11 +17,11 @@ NODE = {
 }
 PROFILES: dict[str, dict[str, int]] = {
     "cluster-calm": {},
-    "cluster-net": NET | {"node-part": 3, "user-cut": 1},
-    "cluster-leaders": {"handover": 8, "pause": 3, "partition": 2, "oneway": 2, "kill": 2},
+    "cluster-net": NET | {"node-part": 3, "user-cut": 1, "alone": 2},
+    "cluster-leaders": {"handover": 8, "pause": 3, "partition": 2, "oneway": 2, "kill": 2, "alone": 2},
     "cluster-nodes": NODE,
     "cluster-servers": POWER | {"user-cut": 2, "wall-jump": 1},
-    "cluster": KILL | NODE | {"user-cut": 1},
+    "cluster": KILL | NODE | {"user-cut": 1, "alone": 1},
 }
 LEASE_S = 5.0
 SAMPLE_S = 0.1
@@ -83,6 +83,9 @@ class ClusterNemesis(Nemesis):
             self._node_kinds[fault.kind](self._nodes[fault.victim])
         elif fault.kind == "user-cut":
             self._cut(self._links(fault.victim, self._chance.sample(sorted(self._servers), 1)), self._chance.uniform(0.5, 5.0))
+        elif fault.kind == "alone":  # from its peers, but neither from nodes nor from users
+            others = [name for name in sorted(self._servers) if name != fault.victim]
+            self._cut(self._links(fault.victim, others), self._away_s(self._chance))
         elif fault.kind == "wall-jump":
             machine: Server | AgentNode = self._nodes[fault.victim] if fault.victim in self._nodes else self._servers[fault.victim]
             machine.clock.offset_s += self._chance.choice((-3600.0, -10.0, 10.0, 3600.0))

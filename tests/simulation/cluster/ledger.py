@@ -100,9 +100,18 @@ class Ledger(Books):
             thing = change.after if isinstance(change, Put) else change.before
             if isinstance(thing, Pod):
                 self._judge_pod(index, command, change, machine)
-            elif isinstance(thing, Node) and isinstance(command, c.RegisterNode) and isinstance(change, Put):
-                self.nodes[thing.name] = (thing.id, thing.incarnation)
+            elif isinstance(thing, Node) and isinstance(change, Put):
+                self._judge_node(index, command, thing, change)
         self.history.entered(index, self.entries[index], command, bool(changes))
+
+    def _judge_node(self, index: int, command: c.AnyCommand, node: Node, change: Put) -> None:
+        if isinstance(command, c.RegisterNode):
+            self.nodes[node.name] = (node.id, node.incarnation)
+        before = change.before
+        lost = node.status is NodeStatus.UNKNOWN and not (isinstance(before, Node) and before.status is NodeStatus.UNKNOWN)
+        trouble_s = self.trouble_s(node.name)
+        if lost and trouble_s < self.trouble_needed_s:
+            self._world.violate("lost-without-cause", f"{index}: {node.name} is given up after {trouble_s:.1f} s of trouble in a lease")
 
     def _judge_authority(self, index: int, command: c.AnyCommand, changes: tuple[Change, ...]) -> None:
         violate = self._world.violate
@@ -175,11 +184,8 @@ class Ledger(Books):
             case c.StopPods(reason="ScaledDown") if deployment is not None:
                 left = sum(one.live for one in machine.tables.pods_of_deployment(deployment.name))
                 why = "" if left >= deployment.replicas else f"{deployment.replicas} are wanted and {left} left"
-            case c.MarkNodes(verdicts=verdicts) if any(
-                v.name == pod.node_name and v.status is NodeStatus.UNKNOWN for v in verdicts
-            ):
-                trouble_s = self.trouble_s(pod.node_name or "")
-                why = "" if trouble_s >= self.trouble_needed_s else f"its node was in trouble for {trouble_s:.1f} s of the last lease only"
+            case c.MarkNodes(verdicts=verdicts) if any(v.name == pod.node_name and v.status is NodeStatus.UNKNOWN for v in verdicts):
+                return  # whether the node was lost with cause is judged with the node
             case _:
                 why = "nobody asked for that"
         if why:

@@ -52,7 +52,7 @@ class ClusterSimulation:
             self.network,
             Manners(
                 longest_s=longest_s, slow_share=slow_share, slow_s=slow_s, lost_share=0.02 if rough else 0.0,
-                repeated_share=0.1 if rough else 0.0,
+                repeated_share=chance.choice((0.05, 0.3)) if rough else 0.0,
             ),
         )
         self.history = History(world)

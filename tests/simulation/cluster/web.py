@@ -251,7 +251,8 @@ class Web:
     def hung_up(self, exchange: Exchange) -> None:
         for door in self.doors.values():
             if door.name == exchange.server and door.alive:
-                door.post(exchange.cancel)
+                # What had come in before is begun before its reader finds that nobody is left there.
+                door.post(lambda door=door: door.post(lambda: exchange.cancel()))  # type: ignore[misc]
 
     def server_gone(self, name: str, *, power: bool) -> None:
         """Its kernel closes every connection; without power nobody is told."""
