@@ -271,11 +271,13 @@ PLANTS: dict[str, Plant] = {
         what="messages and answers leave before the sync they rest on",
         profile="power",
         plant=_patch(Member, step=_flush_before_sync),
+        seed=2,
     ),
     "vote-not-kept": Plant(
         what="term and vote are not written to the journal",
         profile="power",
         plant=_patch(Journal, setCurrentTerm=_remember_vote_only),
+        seed=133,
     ),
     "torn-accepted": Plant(
         what="records of the journal are not checked against their checksum",
@@ -301,6 +303,7 @@ PLANTS: dict[str, Plant] = {
         what="commands of a deposed leader are obeyed",
         profile="cluster-leaders",
         plant=_patch(state_machine, _FENCED=()),
+        seed=11,
     ),
     "bound-twice": Plant(
         what="the pods of a lost node are bound again instead of replaced",
@@ -311,6 +314,7 @@ PLANTS: dict[str, Plant] = {
         what="a late report of an agent's past life is believed",
         profile="cluster-nodes",
         plant=_all(_patch(report_handlers, _sender=_any_life), _patch(node_routes, _take=_take_any_life)),
+        seed=59,
     ),
     "stale-stop": Plant(
         what="a decision to stop a surplus pod is not checked again",
