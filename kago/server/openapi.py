@@ -10,11 +10,13 @@ from kago.core.model.history import ChangeRecord
 from kago.core.model.node import Node
 from kago.core.model.pod import Pod
 from kago.core.model.report import Heartbeat, HeartbeatReply, Registration, RegistrationReply, WatchEvent
+from kago.core.model.token import JoinReply, JoinRequest, NewToken, RenewReply, RenewRequest, TokenView
 
 _TYPES = (
     Deployment, DeploymentSpec, DeploymentPatch, Pod, Node, Registration, RegistrationReply, Heartbeat, HeartbeatReply, WatchEvent,
     ChangeRecord, MemberRequest, MemberReply, LeaderRequest, LeaderReply,
 )
+_SECURED_TYPES = (NewToken, TokenView, JoinRequest, JoinReply, RenewRequest, RenewReply)
 _PROBLEM = {
     "type": "object",
     "required": ["type", "title", "status", "detail", "error"],
@@ -45,12 +47,19 @@ _PODS = (
     ("node_name", "string", "Only pods of this node."),
     ("status", "string", "Only pods in this status."),
 )
+_SCHEMES = {
+    "securitySchemes": {
+        "token": {"type": "http", "scheme": "bearer", "description": "A user's token: kago1.…"},
+        "certificate": {"type": "mutualTLS", "description": "Of a server or an agent of this cluster."},
+    }
+}
 _DRY = ("dry_run", "boolean", "Say what would happen; change nothing.")
 
 
-def document(version: str) -> bytes:
-    """OpenAPI 3.1, as JSON."""
-    _, components = msgspec.json.schema_components(_TYPES, ref_template="#/components/schemas/{name}")
+def document(version: str, *, secured: bool = False) -> bytes:
+    """OpenAPI 3.1, as JSON; of a secured server with what only such a one has."""
+    types = (*_TYPES, *_SECURED_TYPES) if secured else _TYPES
+    _, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     for name in READ_ONLY_FIELDS:
         components["Deployment"]["properties"][name]["readOnly"] = True
     return msgspec.json.format(
@@ -58,8 +67,9 @@ def document(version: str) -> bytes:
             {
                 "openapi": "3.1.0",
                 "info": {"title": "Kago", "version": version, "license": {"name": "MIT", "identifier": "MIT"}},
-                "paths": _paths(),
-                "components": {"schemas": {**components, "Problem": _PROBLEM}},
+                "paths": {**_paths(), **_secured_paths()} if secured else _paths(),
+                "components": {"schemas": {**components, "Problem": _PROBLEM}, **(_SCHEMES if secured else {})},
+                **({"security": [{"token": []}, {"certificate": []}]} if secured else {}),
             }
         ),
         indent=1,
@@ -110,6 +120,24 @@ def _paths() -> dict[str, Any]:
         "/ready": {"get": _operation("A leader is known and this server has caught up", None)},
         "/metrics": {"get": _operation("Prometheus metrics", None, kind="text/plain")},
     }
+
+
+def _secured_paths() -> dict[str, Any]:
+    """Whoever joins has no token of a user's yet: the first two are open to all."""
+    name = ("name", "string", "Its id.")
+    paths: dict[str, Any] = {
+        "/ca": {"get": _operation("The CA's certificate; a token holds its hash", None, kind="application/x-pem-file")},
+        "/join": {"post": _operation("Get a certificate for a token", "JoinReply", body="JoinRequest")},
+        "/renew": {"post": _operation("An agent's next certificate, for the one it shows", "RenewReply", body="RenewRequest")},
+        "/tokens": {"get": _operation("List tokens, never their secrets", "TokenView", many=True, query=_READ)},
+        "/tokens/{name}": {
+            "put": _operation("Make a token of which only the hash is told", "TokenView", path=name, body="NewToken"),
+            "delete": _operation("Revoke it", "TokenView", path=name),
+        },
+    }
+    for path, verb in (("/ca", "get"), ("/join", "post")):
+        paths[path][verb]["security"] = []
+    return paths
 
 
 def _operation(

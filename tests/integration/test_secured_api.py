@@ -339,3 +339,16 @@ def test_a_handshake_that_is_not_made_is_not_waited_for(tmp_path: Path) -> None:
         writer.close()
 
     play(tmp_path, scenario)
+
+
+def test_the_description_names_what_a_secured_server_has(tmp_path: Path) -> None:
+    async def scenario(group: Secured) -> None:
+        described = (await group.ask("GET", "/openapi.json", token=None)).json()
+        assert {"/ca", "/join", "/renew", "/tokens", "/tokens/{name}", "/deployments"} <= described["paths"].keys()
+        assert described["security"] == [{"token": []}, {"certificate": []}] and described["paths"]["/join"]["post"]["security"] == []
+        ca = await group.ask("GET", "/ca", token=None)
+        assert ca.content == group.ca
+        other = await group.ask("PUT", "/tokens/aaaaaaaa", {"id": "bbbbbbbb", "role": "read", "digest": "0" * 64})
+        assert other.status_code == 422
+
+    play(tmp_path, scenario)

@@ -59,7 +59,10 @@ def blueprint(store: Store, access: Access, credentials: Credentials) -> Bluepri
 
     @routes.put("/tokens/<name:str>")
     async def create(request: Request, name: str) -> HTTPResponse:
-        token = convert(read_json(request) | {"id": name}, NewToken)
+        body = read_json(request)
+        if body.setdefault("id", name) != name:
+            raise Refused(422, "validation", f"/id: the path says {name!r}")
+        token = convert(body, NewToken)
         errors = tuple(check_token(token))
         if errors:
             raise Refused(422, "validation", "; ".join(f"{error.pointer}: {error.detail}" for error in errors), errors=errors)

@@ -24,7 +24,7 @@ LEADER_ANSWERS_S = 0.5
 def blueprint(store: Store, metrics: Metrics, version: str, dialling: SSLContext | None) -> Blueprint:
     """`dialling`: for asking other servers, where they are secured."""
     routes = Blueprint("cluster")
-    description = document(version)
+    description = document(version, secured=dialling is not None)
 
     @routes.get("/health")
     async def health(request: Request) -> HTTPResponse:
