@@ -13,7 +13,7 @@ from tests.chaos.load import Load, longest_gap
 from tests.chaos.record import check_record
 from tests.chaos.stage import STEADY, Fault, Stage
 from tests.chaos.user import Connection
-from tests.chaos.verdicts import Findings, check_nodes, check_state
+from tests.chaos.verdicts import Findings, check_nodes, check_state, difference
 
 WARM_S = 1.0
 AFTER_S = 0.7
@@ -90,6 +90,7 @@ class Campaign:
         try:
             if fault.prepare is not None:
                 fault.prepare(stage)
+                cluster.until("what runs to be what is wanted", lambda: not difference(cluster))
             before = cluster.boxes()
             cluster.user.do(load.prepare())
             running = cluster.user.begin(load.run())

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.chaos.cluster import SERVERS
-from tests.chaos.stage import FAKETIME, Fault, Stage
+from tests.chaos.stage import NO_CLOCK, Fault, Stage
 
 _DOWN_S = 0.5
 _CUT_S = 5.0
@@ -171,8 +171,6 @@ def _emptied_disk(stage: Stage) -> None:
     stage.rejoin(victim)
 
 
-_NO_CLOCK = "" if FAKETIME else "libfaketime is not installed"
-
 SERVER_FAULTS = (
     Fault(name="kill-leader", run=_killed(lambda stage: [stage.leader()])),
     Fault(name="kill-follower", run=_killed(lambda stage: [stage.follower()])),
@@ -189,7 +187,7 @@ SERVER_FAULTS = (
     Fault(name="mute-leader", run=_mute_leader),
     Fault(name="bad-link-leader", run=_bad_link(Stage.leader)),
     Fault(name="bad-link-follower", run=_bad_link(Stage.follower)),
-    Fault(name="clock-jump", run=_clock_jumps, prepare=_give_clock, lacks=_NO_CLOCK),
+    Fault(name="clock-jump", run=_clock_jumps, prepare=_give_clock, lacks=NO_CLOCK),
     Fault(name="disk-full", run=_disk_full),
     Fault(name="torn-tail", run=_torn_tail),
     Fault(name="flipped-journal", run=_flipped_journal),

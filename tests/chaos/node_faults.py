@@ -8,7 +8,7 @@ from collections.abc import Callable
 import docker
 
 from tests.chaos.cluster import LEASE_S, Box
-from tests.chaos.stage import Fault, Stage
+from tests.chaos.stage import NO_CLOCK, Fault, Stage
 
 _SHORT_S = 2.5
 _LONG_S = 9.0
@@ -105,7 +105,44 @@ def _engine_restarted(number: int) -> Callable[[Stage], None]:
     return run
 
 
+def _agent_paused(stage: Stage) -> None:
+    """For longer than its lease: back, it must not act on what it knew before."""
+    agent = stage.busy_agent()
+    stage.touched |= stage.pods_on(agent)
+    stage.pause(agent, _LONG_S)
+
+
+def _agent_clock_jumps(stage: Stage) -> None:
+    """What an agent measures by the wall clock, it must not be led astray by: its containers' backoff, its leases."""
+    agent = stage.clocked
+    try:
+        for seconds in (3600, -3600):
+            stage.set_clock(agent, seconds)
+            stage.hold(2.0)
+    finally:
+        stage.set_clock(agent, 0)
+        stage.clock_file(agent).unlink()
+
+
+def _give_agent_clock(stage: Stage) -> None:
+    stage.clocked = stage.busy_agent()
+    stage.give_clock(stage.clocked)
+
+
+def _engine_hung(stage: Stage) -> None:
+    """It is there and says nothing: unknown is not gone."""
+    engine = stage.cluster.engines[stage.busy_agent()]
+    engine.send(signal.SIGSTOP)
+    try:
+        time.sleep(_LONG_S)
+    finally:
+        engine.send(signal.SIGCONT)
+
+
 NODE_FAULTS = (
+    Fault(name="agent-paused", run=_agent_paused),
+    Fault(name="agent-clock-jump", run=_agent_clock_jumps, prepare=_give_agent_clock, lacks=NO_CLOCK),
+    Fault(name="engine-hung", run=_engine_hung, docker=True),
     Fault(name="agent-killed", run=_agent_killed),
     Fault(name="node-cut-below-lease", run=_node_cut_short),
     Fault(name="node-cut-beyond-lease", run=_node_cut_long),

@@ -12,6 +12,7 @@ from tests.chaos.cluster import HEAL_S, SERVERS, Box, ChaosCluster
 from tests.chaos.verdicts import Findings, two_of_a_pod
 
 FAKETIME = next((path for path in Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), None)
+NO_CLOCK = "" if FAKETIME else "libfaketime is not installed"
 STEADY = "steady"
 SAMPLE_S = 1.0
 

@@ -79,14 +79,15 @@ def _differences(states: Mapping[str, Mapping[str, Any]]) -> str:
 def check_nodes(cluster: ChaosCluster, before: Sequence[Box], touched: Collection[str], findings: Findings) -> None:
     """What runs is what is wanted, once each, within a bounded time; what was not `touched` (pod names) runs as it did `before`."""
     try:
-        cluster.until("what runs to be what is wanted", lambda: not _difference(cluster), timeout_s=QUIET_S)
+        cluster.until("what runs to be what is wanted", lambda: not difference(cluster), timeout_s=QUIET_S)
     except AssertionError:
-        findings.orphaned += _difference(cluster)
+        findings.orphaned += difference(cluster)
     now = set(cluster.boxes())
     findings.restarted += [f"{box.pod_name} on {box.node}" for box in before if box.pod_name not in touched and box not in now]
 
 
-def _difference(cluster: ChaosCluster) -> list[str]:
+def difference(cluster: ChaosCluster) -> list[str]:
+    """Everything that runs and is not wanted, is wanted and does not run, or is in two places."""
     pods = cluster.get("/pods")
     if pods is None:
         return ["no server lists the pods"]
