@@ -60,7 +60,7 @@ class Authority:
 
     def sign(self, request_pem: bytes, subject: Subject, *, now: float, valid_s: float = CERTIFICATE_S) -> bytes:
         """A certificate (PEM) for the key of a signing request. NotOurs where the request is not what `request_for` makes."""
-        return self.certify(_requested_key(request_pem), subject, now=now, valid_s=valid_s)
+        return self.certify(requested_key(request_pem), subject, now=now, valid_s=valid_s)
 
     def certify(
         self, key: ec.EllipticCurvePublicKey, subject: Subject, *, now: float, valid_s: float = CERTIFICATE_S, hosts: Iterable[str] = ()
@@ -129,7 +129,8 @@ def _host_name(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def _requested_key(request_pem: bytes) -> ec.EllipticCurvePublicKey:
+def requested_key(request_pem: bytes) -> ec.EllipticCurvePublicKey:
+    """The one thing that is taken from a signing request. NotOurs."""
     try:
         request = x509.load_pem_x509_csr(request_pem)
         key = request.public_key()

@@ -151,6 +151,8 @@ def join_body(token: str, role: str = "agent", name: str = "n7", request: str | 
 def test_joining(tmp_path: Path) -> None:
     async def scenario(group: Secured) -> None:
         once = await group.token(TokenRole.AGENT, uses=1, ttl_s=3600)
+        wasted = await group.ask("POST", "/join", join_body(once.text, request="rubbish"), token=None)
+        assert wasted.status_code == 422, "and it is not used up by that"
         body = join_body(once.text)
         first = await group.ask("POST", "/join", body, token=None)
         assert first.status_code == 200 and first.json()["ca_key"] == "", first.text

@@ -10,6 +10,7 @@ from kago.core.model.token import JoinReply, JoinRequest, NewToken, RenewReply, 
 from kago.core.model.validation import check_node_name
 from kago.core.state.commands import AnyCommand, CreateToken, RevokeToken, SpendToken
 from kago.core.state.rejections import Rejection
+from kago.security.authority import requested_key
 from kago.security.subject import NotOurs, Role, Subject
 from kago.server.access import Access
 from kago.server.answers import make_readable, struct_answer
@@ -37,6 +38,8 @@ def blueprint(store: Store, access: Access, credentials: Credentials) -> Bluepri
         asked = convert(read_json(request), JoinRequest)
         token = await access.known_token(asked.token)
         _check_join(store, token, asked)
+        if asked.role is TokenRole.AGENT:
+            _check_request(asked.request)  # a request that is none shall not use the token up
         await _spend(store, token, asked)
         if asked.role is TokenRole.SERVER:
             return struct_answer(credentials.welcome_server())
@@ -117,13 +120,18 @@ async def _spend(store: Store, token: Token, asked: JoinRequest) -> None:
         raise Refused(403, "forbidden", reply.detail)
 
 
-def _signed(store: Store, credentials: Credentials, request: str, subject: Subject) -> str:
+def _check_request(request: str) -> None:
     if len(request) > MAX_PEM_BYTES or not request.isascii():
         raise Refused(422, "validation", f"/request: a signing request is at most {MAX_PEM_BYTES} ASCII characters of PEM")
     try:
-        return credentials.authority.sign(request.encode(), subject, now=store.clock.now()).decode()
+        requested_key(request.encode())
     except NotOurs as error:
         raise Refused(422, "validation", f"/request: {error}") from None
+
+
+def _signed(store: Store, credentials: Credentials, request: str, subject: Subject) -> str:
+    _check_request(request)
+    return credentials.authority.sign(request.encode(), subject, now=store.clock.now()).decode()
 
 
 def _view(token: Token) -> TokenView:
