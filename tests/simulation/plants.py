@@ -348,7 +348,7 @@ PLANTS: dict[str, Plant] = {
     ),
     "stale-view": Plant(
         what="an agent believes whatever view a master has",
-        profile="cluster",
+        profile="cluster-views",
         plant=_all(_patch(Masters, _take_over=_believe), _patch(Client, watch=_watch_stale)),
     ),
     "end-is-gone": Plant(

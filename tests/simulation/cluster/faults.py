@@ -19,6 +19,7 @@ PROFILES: dict[str, dict[str, int]] = {
     "cluster-calm": {},
     "cluster-net": NET | {"node-part": 3, "user-cut": 1, "alone": 2},
     "cluster-leaders": {"handover": 8, "pause": 3, "partition": 2, "oneway": 2, "kill": 2, "alone": 2},
+    "cluster-views": {"alone": 5, "node-kill": 5, "pause": 2, "wall-jump": 1},
     "cluster-nodes": NODE,
     "cluster-servers": POWER | {"user-cut": 2, "wall-jump": 1},
     "cluster": KILL | NODE | {"user-cut": 1, "alone": 1},

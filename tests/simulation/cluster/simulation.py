@@ -11,6 +11,7 @@ from pathlib import Path
 
 from kago.core.model.deployment import Strategy
 from kago.core.model.node import NodeStatus
+from kago.core.state.commands import SCHEMA_VERSION
 from raft.contract import RaftConfig
 from tests.simulation.cluster.agent import AgentNode
 from tests.simulation.cluster.api import quick_blueprints
@@ -65,7 +66,7 @@ class ClusterSimulation:
         for number, name in enumerate(self.names):
             config = RaftConfig(
                 me=name, members=tuple(self.names), max_replies=5_000, snapshot_every_bytes=200_000, snapshot_every_entries=entries,
-                ablate=options.ablate,
+                level=SCHEMA_VERSION, ablate=options.ablate,
             )
             pace = Pace(
                 snapshot_s=chance.choice((0.005, 0.1, 0.6)), sync_s=chance.choice((0.0, 0.0, 0.004)), transfer_bytes=self.sizes.transfer
