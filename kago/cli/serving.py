@@ -35,6 +35,8 @@ def serve_config(
     directory = data_dir or default_data_dir(f"server-{port}")
     if join and not address:
         raise VerbFailed("--join needs --address HOST:PORT: under which the other servers reach this one", Code.USAGE)
+    if join:  # whatever the API's port: as `kago cluster add` takes it
+        address = raft_address(address)
     me, members = membership("" if join else peers, address, api_port=port, is_own=is_own_host, used=_holds_something(directory))
     raft_host = split_address(me)[0]
     secured = not insecure and (joins or _holds_ca(directory))

@@ -1,11 +1,13 @@
 """What users type: types and names, peers and addresses, durations and counts."""
 
+from pathlib import Path
+
 import pytest
 
 from kago.cli.change import scaled
 from kago.cli.failures import VerbFailed
 from kago.cli.kinds import DEPLOYMENT, NODE, POD, Kind, named, queried
-from kago.cli.serving import membership, parse_labels, parse_strategy, split_address
+from kago.cli.serving import membership, parse_labels, parse_strategy, raft_address, serve_config, split_address
 from kago.cli.wait import parse_duration
 from kago.core.model.deployment import Strategy
 
@@ -112,6 +114,22 @@ def test_a_doubtful_membership_is_refused(peers: str, address: str, words: str) 
 def test_without_peers_it_is_a_cluster_of_one_on_loopback() -> None:
     assert membership("", "", api_port=8080, is_own=only) == ("127.0.0.1:7080", ("127.0.0.1:7080",))
     assert membership("", "", api_port=9090, is_own=only)[0] == "127.0.0.1:8090"
+
+
+def test_a_server_that_joins_is_known_as_it_is_added(tmp_path: Path) -> None:
+    config = serve_config(
+        host="127.0.0.1",
+        port=9090,
+        peers="",
+        address="localhost",
+        data_dir=tmp_path,
+        scheduler="first-fit",
+        rejoin=False,
+        insecure=False,
+        node_lease_s=5.0,
+        join="http://localhost:8080",
+    )
+    assert (config.me, config.join, raft_address("localhost")) == ("localhost:7080", ("http://localhost:8080",), "localhost:7080")
 
 
 def test_a_used_data_directory_overrules_a_list_of_peers_from_another_time() -> None:
