@@ -197,10 +197,15 @@ class MemberSimulation(Simulation):
         """It was removed, as somebody was told: it must know soon once nothing is in its way."""
 
         def look() -> None:
-            if self.nemesis.resting and process.alive and not process.retired:
+            if self.nemesis.resting and process.alive and not process.retired and self._hears_of_it(process):
                 self.world.violate("removed-still-runs", f"{process.name} was removed and has not stopped")
 
         self.world.at(max(self.world.now, self.options.seconds) + STOPS_S, look)
+
+    def _hears_of_it(self, process: MemberProcess) -> bool:
+        """One that was away while all the others moved or were replaced knows nobody who could tell it, and nobody calls it any more."""
+        known = process.replica.membership.peers if process.replica is not None else {}
+        return any(id in self.active and self.network.places.get(address, address) == id for id, address in known.items())
 
     def members(self) -> list[str]:
         return [seat.id for seat in self.rolls.committed.seats]

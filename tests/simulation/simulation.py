@@ -208,10 +208,11 @@ class Simulation:
                 world.violate("stuck", f"{process.name} does not run: {process.exit_reason}")
             elif not process.is_voter():
                 world.violate("stuck", f"{process.name} never became a voter again")
-        applied = {name: p.machine.index for name, p in self.processes.items() if p.alive}
+        whole = {name: p for name, p in self.processes.items() if p.alive and name in self.members()}
+        applied = {name: p.machine.index for name, p in whole.items()}
         if len(set(applied.values())) > 1:
             world.violate("stuck", f"not converged: {applied}")
-        books.final({name: p.machine.tokens for name, p in self.processes.items() if p.alive})
+        books.final({name: p.machine.tokens for name, p in whole.items()})
         books.overdue({name: p.life for name, p in self.processes.items() if p.alive}, OUTCOME_SLACK_S)
         for _, process in sorted(self.processes.items()):
             process.check_disk()
