@@ -52,6 +52,8 @@ class Plant(Struct, frozen=True, kw_only=True):
     plant: _Planting
     seed: int = 0
     """One that was seen to find it."""
+    rare: bool = False
+    """Only the hunt looks for it: after a change of the code it may take a hundred seeds to find it anew."""
 
 
 def planted(name: str) -> AbstractContextManager[None]:
@@ -277,7 +279,7 @@ PLANTS: dict[str, Plant] = {
         what="term and vote are not written to the journal",
         profile="power",
         plant=_patch(Journal, setCurrentTerm=_remember_vote_only),
-        seed=133,
+        rare=True,
     ),
     "torn-accepted": Plant(
         what="records of the journal are not checked against their checksum",
@@ -314,7 +316,7 @@ PLANTS: dict[str, Plant] = {
         what="a late report of an agent's past life is believed",
         profile="cluster-nodes",
         plant=_all(_patch(report_handlers, _sender=_any_life), _patch(node_routes, _take=_take_any_life)),
-        seed=59,
+        rare=True,
     ),
     "stale-stop": Plant(
         what="a decision to stop a surplus pod is not checked again",
