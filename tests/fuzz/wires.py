@@ -6,10 +6,12 @@ from random import Random
 import msgspec
 
 from raft.contract import RaftConfig
+from raft.errors import LogHalted, StartRefused
 from raft.identity import Identity
 from raft.messages import Malformed, Message, decode, decode_batch, encode_batch
 from raft.transport import AsyncioWire, _Link
-from tests.fuzz.mutations import WORDS, Case, mutated, nested, packed, shaped
+from tests.fuzz.mutations import RUN, WORDS, Case, mutated, nested, packed, shaped
+from tests.unit.raft.cluster import MEMBERS, Cluster
 from tests.unit.raft.memory_disk import MemoryDisk
 
 
@@ -138,3 +140,40 @@ def links(chance: Random) -> Case:
         return loop.run_until_complete(once(chance))
 
     return case
+
+
+class members:
+    """A running member, told well-formed nonsense under a peer's name: it may hang up or halt with a reason, but never stumble."""
+
+    def __init__(self, chance: Random) -> None:
+        self._renew()
+
+    def _renew(self) -> None:
+        self._cluster = Cluster(seed=1)
+        leader = self._cluster.leader()
+        for n in range(5):
+            self._cluster.write(leader, b"entry %d" % n)
+        self._count = 0
+
+    def __call__(self, chance: Random) -> str:
+        if self._count == RUN:
+            self._renew()
+        self._count += 1
+        cluster = self._cluster
+        source, target = chance.sample(MEMBERS, 2)
+        engine = cluster.replicas[target].engine
+        near = [engine.commit_index, engine.last_index, engine.last_index + 1, engine.last_index + 2**20, 0, 1, 2**53]
+        likely: dict[str, list[int]] = dict.fromkeys(("commit", "prev_index", "next_index", "snapshot_index", "last_index", "index"), near)
+        terms = [engine.last_term, engine.last_term + 1, engine.last_term, 0, 2**53]
+        likely |= dict.fromkeys(("term", "prev_term", "last_term", "snapshot_term"), terms)
+        likely |= {"seq": [0, 1, 2, 3, 2**53], "round": [0, 1, 2, 2**48], "offset": [0, 1, 100]}
+        cluster.replicas[target].received(source, packed(shaped(chance, Message, WORDS, likely)))
+        for _ in range(chance.choice((1, 1, 5))):
+            cluster.tick()
+        if cluster.fatal:
+            assert all(isinstance(error, LogHalted | StartRefused) for error in cluster.fatal.values()), cluster.fatal
+            said = " ".join(map(str, cluster.fatal.values()))
+            self._renew()
+            assert "Error" not in said and "Exception" not in said, said
+            return "halted"
+        return "heard"
