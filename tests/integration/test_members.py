@@ -45,6 +45,8 @@ def test_a_server_comes_and_another_goes_and_everybody_hears_of_it(tmp_path: Pat
         await asyncio.wait_for(gone.fatal, 5.0)
         await group.stop(gone)
         await eventually(lambda: all(len(server.store.tables.servers) == 3 for server in group.servers))
+        told = [(one["verb"], one["name"]) for one in (await group.ask(new, "GET", "/changes")).json()]
+        assert told == [("added", f"server/{new.config.me}"), ("removed", f"server/{gone.config.me}")]
         answer = await group.ask(new, "GET", "/deployments")
         assert sorted(answer.headers["x-kago-servers"].split(",")) == sorted(server.config.api_url for server in group.servers)
 

@@ -13,7 +13,7 @@ class ChangeRecord(Struct, frozen=True, kw_only=True):
     source: str
     """The address it called from."""
     verb: str
-    """created, updated, scaled, deleted, removed or revoked."""
+    """created, updated, scaled, deleted or revoked; of servers added, removed or made leader."""
     name: str
     """TYPE/NAME of what was changed."""
     summary: str = ""

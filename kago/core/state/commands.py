@@ -87,6 +87,16 @@ class RevokeToken(Command, frozen=True, kw_only=True):
     id: str
 
 
+class NoteChange(Command, frozen=True, kw_only=True):
+    """Something a user did that the state does not show: the members of the log change in the log's own way."""
+
+    since = 2
+    verb: str
+    name: str
+    """TYPE/NAME."""
+    summary: str = ""
+
+
 # -- servers and agents --------------------------------------------------------------------------------------------
 
 
@@ -251,6 +261,7 @@ AnyCommand = (
     | ClaimLeadership | CreatePods | StopPods | AssignPods | ExplainPods | MarkNodes | RemovePods
     | RemoveServer | RaiseSchema
     | CreateToken | RevokeToken | AdoptTokens | SpendToken
+    | NoteChange
 )
 
 

@@ -41,6 +41,7 @@ _HANDLERS: dict[type[c.Command], Callable[[Draft, Any], Reply]] = {
     c.RevokeToken: tokens.revoke,
     c.AdoptTokens: tokens.adopt,
     c.SpendToken: tokens.spend,
+    c.NoteChange: history.note,
 }
 _FENCED = (c.CreatePods, c.StopPods, c.AssignPods, c.ExplainPods, c.MarkNodes, c.RemovePods, c.RemoveServer, c.RaiseSchema)
 
@@ -62,7 +63,7 @@ def decide(
         return (), reply
     changes = draft.changes()
     remembered = history.record(tables, command, changes, actor=actor, source=source, at=at, index=index)
-    return (*changes, *remembered), reply if changes else replace(reply, changed=False)
+    return (*changes, *remembered), reply if changes or remembered else replace(reply, changed=False)
 
 
 def encode_entry(command: c.AnyCommand, at: float, fingerprint: str = "", *, actor: str = "", source: str = "") -> bytes:

@@ -7,6 +7,8 @@ from kago.core.model.history import ChangeRecord
 from kago.core.model.token import Token
 from kago.core.state import commands as c
 from kago.core.state.changes import Change, Put, Removed, Thing
+from kago.core.state.handlers.draft import Draft
+from kago.core.state.rejections import Accepted, Reply
 from kago.core.state.tables import Tables
 
 SCHEMA = 2
@@ -27,18 +29,37 @@ def record(
     tables: Tables, command: c.AnyCommand, changes: Sequence[Change], *, actor: str, source: str, at: float, index: int
 ) -> list[Change]:
     """The changes that remember `command`, which did `changes` to `tables`; none of what no user does."""
-    verb = _VERBS.get(type(command))
-    if verb is None or not changes or tables.cluster.schema_version < SCHEMA:
+    if tables.cluster.schema_version < SCHEMA:
         return []
-    name, before, after = _subject(command, changes)
-    summary = ", ".join(_differences(before, after)) if isinstance(after, Deployment) else _told(command, after)
-    if verb == "updated" and summary.startswith("replicas ") and "," not in summary:
-        verb = "scaled"
+    if isinstance(command, c.NoteChange):
+        verb, name, summary = command.verb[:MAX_CALLER], command.name[:MAX_CALLER], command.summary
+    elif type(command) in _VERBS and changes:
+        verb, name, summary = _told(command, changes)
+    else:
+        return []
     made = ChangeRecord(
         index=index, version=index, at=at, actor=actor[:MAX_CALLER], source=source[:MAX_CALLER], verb=verb, name=name, summary=_cut(summary)
     )
     evicted = [Removed(tables.history[oldest]) for oldest in list(tables.history)[: max(0, len(tables.history) + 1 - MAX_RECORDS)]]
     return [Put(made), *evicted]
+
+
+def note(draft: Draft, command: c.NoteChange) -> Reply:
+    """Nothing but the record."""
+    return Accepted(name=command.name, version=draft.index)
+
+
+def _told(command: c.AnyCommand, changes: Sequence[Change]) -> tuple[str, str, str]:
+    """(verb, name, summary)."""
+    verb = _VERBS[type(command)]
+    name, before, after = _subject(command, changes)
+    if isinstance(after, Deployment):
+        summary = ", ".join(_differences(before, after))
+        scaled = verb == "updated" and summary.startswith("replicas ") and "," not in summary
+        return "scaled" if scaled else verb, name, summary
+    if isinstance(command, c.DeleteNode) and command.force:
+        return verb, name, "by force"
+    return verb, name, f"role {after.role.value}" if isinstance(after, Token) and isinstance(command, c.CreateToken) else ""
 
 
 def _subject(command: c.AnyCommand, changes: Sequence[Change]) -> tuple[str, Thing | None, Thing | None]:
@@ -82,12 +103,6 @@ def _short(value: object) -> str:
     fields: tuple[str, ...] = getattr(value, "__struct_fields__", ())
     text = "{" + ", ".join(f"{name}: {getattr(value, name)}" for name in fields) + "}" if fields else str(getattr(value, "value", value))
     return text if len(text) <= 100 else text[:99] + "…"
-
-
-def _told(command: c.AnyCommand, after: Thing | None) -> str:
-    if isinstance(command, c.DeleteNode) and command.force:
-        return "by force"
-    return f"role {after.role.value}" if isinstance(after, Token) and isinstance(command, c.CreateToken) else ""
 
 
 def _cut(text: str) -> str:
