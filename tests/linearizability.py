@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
+from itertools import groupby
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -210,17 +211,27 @@ def _replay(key: str, order: Sequence[Call], lost: Sequence[tuple[Call, int]], t
     register = _Register(lost, taken, max_steps)
     pinned = 0
     """What the key held at this index is settled."""
-    for call in order:
-        index = call.index or 0
+    for calls in _steps(order):
+        index = calls[0].index or 0
         try:
-            if not register.meet(call, pinned):
-                yield f"{_say(call)}: the log up to its index gives {register.describe()}"
-                register.believe(call)
+            if not register.meet(calls, pinned):
+                wrong = next((call for call in calls if not register.meet([call], pinned)), calls[-1])
+                yield f"{_say(wrong)}: the log up to its index gives {register.describe()}"
+                register.believe(wrong)
         except _Undecided:
             yield f"undecided: key {key}: {len(lost)} unknown writes can be ordered in too many ways"
             return
-        if call.kind is Kind.READ or call.result is True:
+        if any(call.kind is Kind.READ or call.result is True for call in calls):
             pinned = index
+
+
+def _steps(order: Sequence[Call]) -> Iterator[list[Call]]:
+    """Each write alone; all that only looked at one index together, since they saw one state."""
+    for (_, looked), calls in groupby(order, key=lambda call: (call.index, not _effective(call))):
+        if looked:
+            yield list(calls)
+        else:
+            yield from ([call] for call in calls)
 
 
 class _Register:
@@ -237,14 +248,18 @@ class _Register:
         self._possible: set[Possible] = {(None, frozenset())}
         self._steps = _Steps(max_steps)
 
-    def meet(self, call: Call, pinned: int) -> bool:
-        """Go past `call`, with unknown writes after the index `pinned` only; False where nothing possible gives its answer."""
-        fitting = {possible for possible in self._possible if _fits(possible[0], call)}
+    def meet(self, calls: Sequence[Call], pinned: int) -> bool:
+        """Go past `calls` (one step), with unknown writes after the index `pinned` only; False where that gives not all answers."""
+
+        def fits(possible: Possible) -> bool:
+            return all(_fits(possible[0], call) for call in calls)
+
+        fitting = {possible for possible in self._possible if fits(possible)}
         for possible in sorted(self._possible - fitting, key=repr):
-            fitting |= {other for other in self._reach(possible, pinned, call.index or 0) if _fits(other[0], call)}
+            fitting |= {other for other in self._reach(possible, pinned, calls[0].index or 0) if fits(other)}
         if not fitting:
             return False
-        self._possible = _least({(step(value, call)[1], spent) for value, spent in fitting}, self._steps)
+        self._possible = _least({(step(value, calls[0])[1], spent) for value, spent in fitting}, self._steps)
         return True
 
     def believe(self, call: Call) -> None:

@@ -85,6 +85,9 @@ BAD: dict[str, list[Call]] = {
         ("write", 1, True, 0, 1, 1), ("compare-and-set", (1, 2), True, 2, 5, 2), ("compare-and-set", (1, 3), True, 2, 5, 3)
     ),
     "deleted and still there": _history(("create", 1, True, 0, 1, 1), ("delete", None, True, 2, 3, 2), ("read", None, 1, 4, 5, 2)),
+    "there and not there at one index": _history(
+        ("write", 1, None, 0, None, None), ("create", 1, False, 0, 0.5, 1), ("update", 1, False, 1, 2, 1)
+    ),
     "gone without a delete": _history(("create", 1, True, 0, 1, 1), ("update", 2, False, 2, 3, 2)),
 }
 
