@@ -94,8 +94,10 @@ def _clock_jumps(stage: Stage) -> None:
             stage.set_clock(stage.clocked, seconds)
             stage.hold(3.0)
             answer = stage.cluster.ask(stage.clocked, "GET", "/health")
-            off_s = answer.at - time.time() if answer is not None else 0.0
-            if abs(off_s - seconds) > 60:
+            if answer is None:
+                stage.findings.other.append(f"{stage.clocked} does not answer while its clock is {seconds} s off")
+            elif abs(answer.at - time.time() - seconds) > 60:
+                off_s = answer.at - time.time()
                 stage.findings.other.append(f"the clock of {stage.clocked} was to be {seconds} s off and is {off_s:.0f} s off")
     finally:
         stage.set_clock(stage.clocked, 0)
