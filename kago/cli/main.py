@@ -235,7 +235,7 @@ def list_changes(
     since: Annotated[int, typer.Option("--since", metavar="INDEX", min=0, help="Only what came after this index.")] = 0,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Then print a line a change.")] = False,
     output: Format = Output.TABLE,
-    server: Servers = DEFAULT_SERVER,
+    server: Servers = "",
 ) -> None:
     """Who changed what and when; -o wide says how and from where."""
     run(server, lambda client: history.changes(client, what, since=since, output=output, watch=watch))

@@ -4,12 +4,15 @@ import asyncio
 import stat
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 
 from kago.cli import contexts
 from kago.cli.contexts import Context, Contexts, resolve
 from kago.cli.failures import Code, VerbFailed
+from kago.cli.main import app
 from kago.security.authority import Authority, ca_digest
 from kago.security.tokens import mint
 
@@ -84,3 +87,19 @@ def test_a_token_that_is_none_is_not_repeated(environment: dict[str, str]) -> No
     with pytest.raises(VerbFailed) as refused:
         asyncio.run(resolve("", {**environment, "KAGO_TOKEN": TOKEN.text[:-2]}))
     assert TOKEN.secret[:10] not in str(refused.value)
+
+
+def test_no_verb_has_servers_of_its_own_that_would_hide_the_contexts() -> None:
+    def defaults(group: Any, path: str) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                found |= defaults(command, f"{path}{name} ")
+            for option in command.params:
+                if "KAGO_SERVER" in (option.envvar or ()):
+                    found[path + name] = option.default
+        return found
+
+    found = defaults(typer.main.get_command(app), "")
+    assert len(found) > 10
+    assert {verb: default for verb, default in found.items() if default} == {}
