@@ -86,6 +86,9 @@ class Store:
         """Commit `command` and apply it here; the state machine's answer. Raises LogError.
 
         What some server would not understand yet is not proposed."""
+        if self.too_new(command) is not None:
+            # Perhaps only this server lags behind: all of them may understand it by now.
+            await self.catch_up(stale=False, min_index=None)
         refusal = self.too_new(command)
         if refusal is not None:
             return refusal

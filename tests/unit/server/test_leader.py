@@ -12,9 +12,17 @@ from kago.core.model.deployment import DeploymentSpec, Runtime
 from kago.core.model.node import NodeStatus
 from kago.core.model.report import Registration
 from kago.core.model.resources import Resources
-from kago.core.state.commands import SCHEMA_VERSION, ClaimLeadership, CreateDeployment, RaiseSchema, RegisterNode, RegisterServer
+from kago.core.state.commands import (
+    SCHEMA_VERSION,
+    ClaimLeadership,
+    CreateDeployment,
+    RaiseSchema,
+    RegisterNode,
+    RegisterServer,
+    RemoveServer,
+)
 from kago.core.state.machine import encode_entry
-from kago.core.state.rejections import Refusal, Rejection
+from kago.core.state.rejections import Accepted, Refusal, Rejection
 from kago.server.leader import Leader
 from kago.server.store import Store
 from raft import MemoryLog
@@ -159,6 +167,30 @@ def test_what_a_server_would_misread_is_refused_in_words_and_never_logged() -> N
         assert "old:7080 (0.2.0)" in reply.detail
 
     lead(scenario)
+
+
+class Behind(MemoryLog):
+    """Of a server that lags: what the others did is applied here when it catches up."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store.machine)
+        self.missing = [ClaimLeadership(server="other", term=1, cluster_id="c", schema=SCHEMA_VERSION)]
+
+    async def barrier(self, *, timeout_s: float = 5.0) -> int:
+        while self.missing:
+            await self.propose(encode_entry(self.missing.pop(), 1.0))
+        return await super().barrier(timeout_s=timeout_s)
+
+
+def test_a_server_that_lags_behind_refuses_nothing_that_all_understand_by_now() -> None:
+    async def all_of_it() -> None:
+        store = Store(Hands())
+        store.open(Behind(store))
+        command = RemoveServer(epoch=1, id="gone:7080")
+        assert store.too_new(command) is not None
+        assert isinstance(await store.submit(command), Accepted)
+
+    asyncio.run(all_of_it())
 
 
 def test_an_entry_of_a_later_release_halts_the_log_in_words() -> None:
