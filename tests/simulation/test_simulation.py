@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,8 @@ SECONDS = 15.0
 GROUPS = 10
 TWICE = 20
 JOBS = 2
+RARE = 20
+"""More rounds over the clusters' profiles, as long as something has not happened yet."""
 ROOT = Path(__file__).parents[2]
 TRANSCRIPTS = sorted((Path(__file__).parent / "transcripts").glob("*.json"))
 
@@ -46,25 +49,32 @@ def test_nothing_is_lost_doubled_stale_or_hurt(group: int) -> None:
     for options, outcome in simulate_all(((seed, options_of(seed)) for seed in seeds), jobs=JOBS):
         if outcome.kinds:
             failed.append(f"{describe(outcome)}\n{outcome.violations}\nrepeat: {repeat_command(outcome.seed, options)}")
-        elif outcome.answers.get("done", 0) < 3:
+        elif _idle(options, outcome):
             failed.append(f"hardly anything happened: {describe(outcome)}")
     assert not failed, "\n".join(failed)
+
+
+def _idle(options: Options, outcome: Outcome) -> bool:
+    """Appends come all the time, so a log that took few was not tested; users of a cluster write seldom, but then pods are started."""
+    done = outcome.answers.get("done", 0)
+    return done + outcome.counts.get("containers-started", 0) < 3 if options.profile in CLUSTER_PROFILES else done < 20
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_every_profile_does_what_it_says() -> None:
-    """A fault that never strikes proves nothing."""
-    seen: dict[str, int] = {}
+    """A fault that never strikes proves nothing. What is rare has more seeds to happen in."""
+    seen: Counter[str] = Counter()
     raft = [*[name for name in RAFT_PROFILES if name != MEMBER] * 2, *["power"] * 4]
     cluster = [*CLUSTER_PROFILES, *CLUSTER_PROFILES, "cluster", "cluster-nodes", MEMBER, MEMBER]
-    for seed, profile in enumerate([*raft, *cluster]):
-        for kind, count in simulate(seed + 1000, Options(profile=profile, seconds=20.0)).counts.items():
-            seen[kind] = seen.get(kind, 0) + count
     wanted = {f"fault-{kind}" for weights in (*RAFT_PROFILES.values(), *CLUSTER_PROFILES.values()) for kind in weights}
     wanted |= {"fault-dumpkill", "restores", "snapshots", "graduated", "refusals", "exits-excused"}
     wanted |= {"http-lost", "http-repeated", "containers-ended", "deposed-commands"}
-    assert not wanted - {kind for kind, count in seen.items() if count}, f"never happened: {sorted(wanted - set(seen))}"
+    for seed, profile in enumerate([*raft, *cluster, *[*CLUSTER_PROFILES] * RARE]):
+        if seed >= len(raft) + len(cluster) and not wanted - set(+seen):
+            break
+        seen.update(simulate(seed + 1000, Options(profile=profile, seconds=20.0)).counts)
+    assert not wanted - set(+seen), f"never happened: {sorted(wanted - set(+seen))}"
 
 
 @pytest.mark.slow
