@@ -26,6 +26,8 @@ from raft.errors import LogError, LogHalted
 _logger = logging.getLogger(__name__)
 TICK_S = 0.25
 """The longest sleep between two looks at the leases, so that a pause of our own is noticed."""
+ALONE_S = 0.5
+"""A server not heard for this long is away; servers hear each other several times as often."""
 IDLE_S = 0.1
 """Pause after a round whose commands all changed nothing."""
 BEATS_EVERY_S = 0.1
@@ -163,7 +165,7 @@ class Leader:
         self._take_stock()
         while self._leads(term):
             now = self._clock.monotonic()
-            self.leases.tick(now)
+            self.leases.tick(now, alone=self._is_alone())
             if self._may_raise_schema() and await self._submit_all((RaiseSchema(epoch=term, schema=SCHEMA_VERSION),)) is None:
                 return
             gone = self._gone_servers()
@@ -197,6 +199,12 @@ class Leader:
         """Those that announced themselves and are no members of the log any more."""
         members = {member.id for member in self._store.status().members}
         return sorted(self._store.tables.servers.keys() - members)
+
+    def _is_alone(self) -> bool:
+        """Whether fewer servers than a majority were heard just now, ourselves among them."""
+        voters = [member for member in self._store.status().members if member.voter]
+        near = sum(member.contact_age_s is not None and member.contact_age_s < ALONE_S for member in voters)
+        return 2 * near <= len(voters)
 
     def _leads(self, term: int) -> bool:
         status, cluster = self._store.status(), self._store.tables.cluster

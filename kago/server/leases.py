@@ -1,9 +1,10 @@
 """Heartbeats in the leader's memory: who was heard when, and whose lease has run out.
 
 They never enter the log; only verdicts do. Everything here is handed its time (monotonic seconds), so that a test is its own clock.
-Whoever becomes leader starts all leases anew, and a leader that was not running itself (paused, starved) blames nobody for
-the silence it slept through. Nor does one that hears no node at all: then its own link is bad more likely than every node gone at
-once, and if they are gone there is none left to move anything to. That has an end, so that nodes do not look ready for ever.
+Whoever becomes leader starts all leases anew. A leader that was not running itself (paused, starved) blames nobody for the silence it
+slept through, nor one that is cut off from the other servers for what it cannot hear through them. Nor does one that hears no node at
+all: then its own link is bad more likely than every node gone at once, and if they are gone there is none left to move anything to.
+That has an end, so that nodes do not look ready for ever.
 """
 
 import heapq
@@ -97,11 +98,14 @@ class Leases:
         for held in (self._leases, self._expired, self._leaving):
             held.pop(name, None)
 
-    def tick(self, now: float) -> None:
-        """Called several times a second while we lead; a gap means that we were not running."""
+    def tick(self, now: float, *, alone: bool = False) -> None:
+        """Called several times a second while we lead; a gap means that we were not running.
+
+        `alone`: no majority of the servers is heard now. What nodes tell the others does not reach us then, nor may we lead any more.
+        """
         gap = now - self._ticked_at
         self._ticked_at = now
-        if gap > PAUSE_S:
+        if gap > PAUSE_S or alone:
             self._anybody_at = min(now, self._anybody_at + gap)
             for lease in self._leases.values():
                 if not lease.expired:

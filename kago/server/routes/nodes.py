@@ -13,7 +13,7 @@ from kago.server.leader import Leader
 from kago.server.problems import Refused, not_found, of_log_error, of_rejection, unavailable
 from kago.server.reports import Reports
 from kago.server.requests import convert, flag, read_json, require_match, selected
-from kago.server.routes.writes import write
+from kago.server.routes.writes import delete_missing, write
 from kago.server.store import Store
 from raft.errors import LogError
 
@@ -47,10 +47,11 @@ def blueprint(store: Store, leader: Leader, reports: Reports, *, secured: bool =
     async def delete(request: Request, name: str) -> HTTPResponse:
         await make_readable(store, request)
         before = store.tables.nodes.get(name)
+        command = DeleteNode(name=name, force=flag(request, "force"), ban=secured)
         if before is None:
-            raise not_found("node", name)
+            return await delete_missing(store, request, command, Node, name)
         require_match(request, before)
-        await write(store, request, DeleteNode(name=name, force=flag(request, "force"), ban=secured), Node, name)
+        await write(store, request, command, Node, name)
         return thing_answer(store, request, before)
 
     @routes.post("/register")

@@ -9,7 +9,7 @@ from kago.core.state.commands import DeletePod
 from kago.server.answers import list_answer, make_readable, thing_answer, watch_answer
 from kago.server.problems import not_found
 from kago.server.requests import flag, parameter, require_match, selected
-from kago.server.routes.writes import write
+from kago.server.routes.writes import delete_missing, write
 from kago.server.store import Store
 
 
@@ -34,6 +34,8 @@ def blueprint(store: Store) -> Blueprint:
     @routes.delete("/<name:str>")
     async def delete(request: Request, name: str) -> HTTPResponse:
         await make_readable(store, request)
+        if store.tables.pod_id(name) is None:
+            return await delete_missing(store, request, DeletePod(id=name), Pod, name)
         pod = _find(store, name)
         require_match(request, pod)
         after, _ = await write(store, request, DeletePod(id=pod.id), Pod, pod.id)

@@ -2,7 +2,7 @@
 
 from typing import Any, TypeVar
 
-from sanic import Request
+from sanic import HTTPResponse, Request
 
 from kago.core.model.deployment import Deployment
 from kago.core.model.node import Node
@@ -11,8 +11,8 @@ from kago.core.state.changes import Put
 from kago.core.state.commands import AnyCommand
 from kago.core.state.machine import decide
 from kago.core.state.rejections import Accepted, Rejection, Reply
-from kago.server.answers import make_readable
-from kago.server.problems import Refused, of_log_error, of_rejection
+from kago.server.answers import make_readable, struct_answer
+from kago.server.problems import Refused, not_found, of_log_error, of_rejection
 from kago.server.requests import check_parameters, fingerprint, flag
 from kago.server.store import Store, request_id
 from raft.errors import LogError
@@ -44,6 +44,14 @@ async def write(store: Store, request: Request, command: AnyCommand, kind: type[
     if reply.fingerprint != mark:
         raise Refused(409, "conflict", "this Idempotency-Key was used before for a request with another body; use a new key")
     return _table(store, kind).get(key), _accepted(reply)
+
+
+async def delete_missing(store: Store, request: Request, command: AnyCommand, kind: type[T], name: str) -> HTTPResponse:
+    """A deletion of what is not here: under an Idempotency-Key perhaps one that was done already, whose answer counts. Refused (404)."""
+    if "idempotency-key" not in request.headers:
+        raise not_found(kind.__name__.lower(), name)
+    _, reply = await write(store, request, command, kind, name)
+    return struct_answer({"name": reply.name or name, "version": reply.version})
 
 
 def caller_of(request: Request) -> tuple[str, str]:

@@ -48,7 +48,11 @@ class AgentNode(Actor):
         with Notebook(self.data_dir) as notebook:
             self._notebook = notebook
             self._keep_copy()
-            await self._serve(notebook)
+            try:
+                await self._serve(notebook)
+            finally:
+                if self._notebook is notebook:  # it ended by itself, and so does its notebook
+                    self._notebook = None
 
     async def _serve(self, notebook: Notebook) -> None:
         registration = Registration(

@@ -135,6 +135,16 @@ def test_short_gaps_are_no_pause() -> None:
     assert held.liveness((), 5.4).expired == ("a",)
 
 
+def test_what_could_not_be_heard_through_the_other_servers_is_nobodys_silence() -> None:
+    held = leases("a", "b")
+    for quarters in range(1, 41):
+        now = quarters / 4
+        held.tick(now, alone=3.0 < now <= 6.0)
+        held.heard("b", 1, now)  # it reaches this server itself
+        expired = held.liveness((), now).expired
+        assert expired == (("a",) if now >= 8.0 else ()), now
+
+
 def test_many_nodes_stretch_the_interval_and_the_lease() -> None:
     held = leases()
     assert (held.interval_s(10), held.lease_s(10)) == (1.0, 5.0)
