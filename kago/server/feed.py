@@ -156,6 +156,12 @@ class Feed:
         for change in changes:
             self._tell(index, change)
 
+    def put_at(self, index: int, key: tuple[str, str]) -> Thing | None:
+        """What the entry at `index` made of the thing of that kind and name; None where it put none, or is older than the ring."""
+        at, changes = next(((at, changes) for at, changes in reversed(self._ring) if at <= index), (index, ()))
+        puts = [change.after for change in changes if isinstance(change, Put) and _key(change.after) == key]
+        return puts[-1] if puts and at == index else None
+
     def restored(self, index: int) -> None:
         """A snapshot replaced the state: nobody can follow across it."""
         self.index = self._floor = index

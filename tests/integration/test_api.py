@@ -155,25 +155,6 @@ def test_preconditions_and_caching(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
-def test_a_deletion_sent_twice_under_one_key_is_done_both_times(tmp_path: Path) -> None:
-    async def scenario(server: Server, client: httpx.AsyncClient) -> None:
-        await client.post("/deployments", json=WEB)
-
-        async def made() -> bool:
-            return len((await client.get("/pods")).json()) == 2
-
-        await eventually(made)
-        await client.post("/nodes/register", json=NODE | {"runtimes": []})  # takes no pods: one that is deleted is gone at once
-        pod = (await client.get("/pods")).json()[0]
-        for path in (f"/pods/{pod['name']}", "/nodes/n1?force=true"):
-            key = {"idempotency-key": "once"}
-            assert [(await client.delete(path, headers=key)).status_code for _ in range(2)] == [200, 200], path
-            assert_problem(await client.delete(path), 404, "not-found")
-            assert_problem(await client.delete(path, headers={"idempotency-key": "another"}), 404, "not-found")
-
-    play(tmp_path, scenario)
-
-
 def test_an_idempotency_key_gives_the_first_answer(tmp_path: Path) -> None:
     async def scenario(server: Server, client: httpx.AsyncClient) -> None:
         key = {"idempotency-key": "one"}

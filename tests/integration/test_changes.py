@@ -1,4 +1,4 @@
-"""GET /changes and `kago changes`: who changed what, filtered, since an index, and followed."""
+"""GET /changes and `kago changes`: who changed what, filtered, since an index, and followed; and changes asked for twice."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from kago.cli import history
 from kago.cli.get import Output
 from kago.client.client import Client
 from kago.server.app import Server
-from tests.integration.test_api import WEB, assert_problem, lines_of, play
+from tests.integration.test_api import NODE, WEB, assert_problem, eventually, lines_of, play
 
 
 async def changed(client: httpx.AsyncClient) -> None:
@@ -72,5 +72,24 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
                 async with asyncio.timeout(1):
                     await history.changes(kago, "", since=first["index"], output=Output.TABLE, watch=True)
             assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["WHAT", "scaled", "deleted"]
+
+    play(tmp_path, scenario)
+
+
+def test_a_deletion_sent_twice_under_one_key_is_done_both_times(tmp_path: Path) -> None:
+    async def scenario(server: Server, client: httpx.AsyncClient) -> None:
+        await client.post("/deployments", json=WEB)
+
+        async def made() -> bool:
+            return len((await client.get("/pods")).json()) == 2
+
+        await eventually(made)
+        await client.post("/nodes/register", json=NODE | {"runtimes": []})  # takes no pods: one that is deleted is gone at once
+        pod = (await client.get("/pods")).json()[0]
+        for path in (f"/pods/{pod['name']}", "/nodes/n1?force=true"):
+            key = {"idempotency-key": "once"}
+            assert [(await client.delete(path, headers=key)).status_code for _ in range(2)] == [200, 200], path
+            assert_problem(await client.delete(path), 404, "not-found")
+            assert_problem(await client.delete(path, headers={"idempotency-key": "another"}), 404, "not-found")
 
     play(tmp_path, scenario)

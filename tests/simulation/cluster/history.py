@@ -73,7 +73,7 @@ class History:
         effects = [at for at, had in operation.entries.items() if had]
         if changed and len(effects) > 1:
             self._world.violate("done-twice", f"{operation.kind} {operation.name} ({operation.id}) had an effect at {effects}")
-        if changed and operation.outcome == "refused" and not self._overtaken(operation):
+        if changed and operation.outcome == "refused":
             self._world.violate("refused-but-done", f"{operation.id} was refused ({operation.detail}) and had an effect at {index}")
 
     def _play(self, index: int, command: c.AnyCommand) -> None:
@@ -117,13 +117,8 @@ class History:
         """With an answer that says no: nothing of it may ever be seen."""
         self._end(operation, "refused", index, detail)
         effects = [at for at, changed in operation.entries.items() if changed]
-        if effects and not self._overtaken(operation):
+        if effects:
             self._world.violate("refused-but-done", f"{operation.id} {operation.kind} was refused ({detail}), with an effect at {effects}")
-
-    def _overtaken(self, operation: Operation) -> bool:
-        """An update that a deletion overtook before its answer was made: not found is as good an answer as any."""
-        gone = operation.index is not None and self.shape(operation.name, operation.index) is None
-        return operation.kind == "update" and gone and max(operation.entries) <= (operation.index or 0)
 
     def written(self, operation: Operation, index: int | None) -> None:
         self._end(operation, "ok", index, "")
@@ -186,8 +181,6 @@ class History:
             return  # what it leaves alone it neither sets nor tells
         known = [at for at in operation.entries if operation.index is None or at <= operation.index]
         index = effect if effect is not None else max(known, default=operation.index)
-        if operation.outcome == "refused" and operation.entries and self._overtaken(operation):
-            index = operation.index
         yield self._call(operation, kind, operation.name, index, argument=value, result=done)
 
     def _call(self, operation: Operation, kind: Kind, key: str, index: int | None, **more: Value | bool) -> Call:
