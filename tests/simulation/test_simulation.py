@@ -69,7 +69,7 @@ def test_every_profile_does_what_it_says() -> None:
     cluster = [*CLUSTER_PROFILES, *CLUSTER_PROFILES, "cluster", "cluster-nodes", MEMBER, MEMBER]
     wanted = {f"fault-{kind}" for weights in (*RAFT_PROFILES.values(), *CLUSTER_PROFILES.values()) for kind in weights}
     wanted |= {"fault-dumpkill", "restores", "snapshots", "graduated", "refusals", "exits-excused"}
-    wanted |= {"http-lost", "http-repeated", "containers-ended", "deposed-commands", "superseded"}
+    wanted |= {"http-lost", "http-repeated", "containers-ended", "deposed-commands"}
     for seed, profile in enumerate([*raft, *cluster, *[*CLUSTER_PROFILES] * RARE]):
         if seed >= len(raft) + len(cluster) and not wanted - set(+seen):
             break
