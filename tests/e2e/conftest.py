@@ -1,4 +1,4 @@
-"""One cluster for a file of tests, whole again before each of them."""
+"""One cluster for a file of tests, whole again before each of them; or one for a single test."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,3 +24,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
 def cluster(running: Harness) -> Harness:
     running.bring_up()
     return running
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Harness]:
+    """One for a single test, which leaves it in another shape than it found it."""
+    harness = Harness(tmp_path)
+    try:
+        harness.bring_up()
+        yield harness
+    finally:
+        harness.close()
