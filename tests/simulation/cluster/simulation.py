@@ -94,7 +94,8 @@ class ClusterSimulation:
         return any(_durable(inode, entry) for inode in server.platter.durable.values())
 
     def run(self) -> Outcome:
-        gc.freeze()  # nothing that is there before a run is garbage after it
+        if not gc.get_freeze_count():
+            gc.freeze()  # Modules are never garbage. Once only: what is frozen stays for ever, and runs before this one must not.
         gc.disable()  # what is collected when must not depend on what ran before
         try:
             with squeezed(self.sizes), _seeded_ids(self.world), quick_blueprints():
