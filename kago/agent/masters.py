@@ -21,6 +21,7 @@ from kago.agent.report import MAX_REPORTS, unheard
 from kago.agent.worker import Worker
 from kago.client.client import Client
 from kago.client.errors import ClientError, Problem
+from kago.client.walk import usable_urls
 from kago.clock import Clock
 from kago.core.model.pod import Pod
 from kago.core.model.report import Heartbeat, PodReport, Registration, WatchEvent
@@ -34,6 +35,8 @@ HEARD_S = 5.0
 BEHIND_S = 5.0
 """A watch whose master lags this far behind what another one said is left."""
 FIRST_HEARTBEAT_S = 1.0
+LEAST_HEARTBEAT_S, MOST_HEARTBEAT_S = 0.05, 60.0
+"""Whatever a master says: neither a flood nor a silence without end."""
 AGAIN_S = 0.3
 """After a failed call, which itself took up to 3 s where masters are silent."""
 TAKEOVER_S = 30.0
@@ -178,11 +181,12 @@ class Masters:
         return Heartbeat(node_id=registration.id, incarnation=registration.incarnation, pods=reports, leaving=leaving)
 
     def _learn(self, servers: tuple[str, ...], heartbeat_s: float, index: int) -> None:
-        self._heartbeat_s = heartbeat_s
+        self._heartbeat_s = min(max(heartbeat_s, LEAST_HEARTBEAT_S), MOST_HEARTBEAT_S)
         now = self._clock.monotonic()
         if now - self._floor_at >= BEHIND_S:
             self._floor, self._floor_at = self._newest, now
         self._newest = max(self._newest, index)
+        servers = usable_urls(servers)  # noted, one that is none would keep the agent from its next start
         if servers and servers != self._notebook.notes.masters:
             self._notebook.notes = msgspec.structs.replace(self._notebook.notes, masters=servers)
             self._telling.learn(servers)

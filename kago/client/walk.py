@@ -68,7 +68,7 @@ class Walker:
     def learn(self, servers: Iterable[str]) -> None:
         """Take the cluster's own list; those we were started with stay at its end, so the list never runs empty."""
         current = self._servers[self._current]
-        self._servers = tuple(dict.fromkeys([*(url for url in self._urls(servers) if url.startswith(self._scheme)), *self._given]))
+        self._servers = tuple(dict.fromkeys([*(url for url in usable_urls(servers) if url.startswith(self._scheme)), *self._given]))
         self._current = self._servers.index(current) if current in self._servers else 0
 
     def _urls(self, servers: Iterable[str]) -> tuple[str, ...]:
@@ -105,7 +105,7 @@ class Walker:
                     break
                 try:
                     answer = await self._attempt(method, server + path, params, body, headers, max(left / 2, min(left, MIN_ATTEMPT_S)))
-                except (httpx.TransportError, TimeoutError) as error:
+                except (httpx.RequestError, TimeoutError) as error:
                     tried.append((server, reason(error)))
                     maybe_done = maybe_done or not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
                     self._leave(server)
@@ -131,7 +131,7 @@ class Walker:
         """One answer of this one server; Problem, Unreachable."""
         try:
             answer = await self._attempt("GET", normal_url(server) + path, None, None, None, timeout_s)
-        except (httpx.TransportError, TimeoutError, ValueError) as error:
+        except (httpx.RequestError, TimeoutError, ValueError) as error:
             raise Unreachable(((server, reason(error)),)) from error
         if not answer.is_success:
             raise Problem.decode(answer.status_code, answer.content)
@@ -151,7 +151,7 @@ class Walker:
             request = self._http.build_request("GET", server + path, params=dict(params), timeout=limits)
             try:
                 answer = await self._http.send(request, stream=True)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 tried.append((server, reason(error)))
                 self._leave(server)
                 continue
@@ -196,11 +196,7 @@ class Walker:
         if announced == self._announced:
             return
         self._announced, current = announced, self._servers[self._current]
-        try:
-            learnt = [normal_url(server) for server in announced.split(",") if server]
-        except ValueError:
-            return
-        self._servers = tuple(dict.fromkeys([*self._given, *learnt, current]))
+        self._servers = tuple(dict.fromkeys([*self._given, *usable_urls(announced.split(",")), current]))
         self._current = self._servers.index(current)
 
     def _note_date(self, answer: httpx.Response) -> None:
@@ -208,7 +204,7 @@ class Walker:
         if date:
             try:
                 self._date_offset_s = parsedate_to_datetime(date).timestamp() - self._clock.now()
-            except ValueError:
+            except (ValueError, OverflowError):
                 self._date_offset_s = 0.0
 
 
@@ -247,6 +243,17 @@ def normal_url(server: str, scheme: str = "http") -> str:
     if url.scheme not in ("http", "https") or not url.host:
         raise ValueError(f"not a server URL: {server!r} (wanted http://host:port)")
     return text.rstrip("/")
+
+
+def usable_urls(announced: Iterable[str]) -> tuple[str, ...]:
+    """Of what somebody calls a list of servers those that are URLs."""
+    found = []
+    for server in announced:
+        try:
+            found.append(normal_url(server))
+        except ValueError:
+            continue
+    return tuple(dict.fromkeys(found))
 
 
 def reason(error: Exception) -> str:

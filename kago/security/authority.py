@@ -10,12 +10,12 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from kago.security.subject import BACKDATED_S, MAX_NAME_BYTES, SERIAL_DICE_BITS, NotOurs, Role, Subject
+from kago.security.subject import BACKDATED_S, MAX_NAME_BYTES, SERIAL_DICE_BITS, UNREADABLE, NotOurs, Role, Subject
 
 CA_DAYS = 3650
 CERTIFICATE_S = 30 * 24 * 3600.0
@@ -28,7 +28,7 @@ class Authority:
     def __init__(self, certificate_pem: bytes, key_pem: bytes) -> None:
         self.pem = certificate_pem
         self.key_pem = key_pem
-        self._certificate = x509.load_pem_x509_certificate(certificate_pem)
+        self._certificate = _ca(certificate_pem)
         key = serialization.load_pem_private_key(key_pem, password=None)
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != self._certificate.public_key():
             raise ValueError("the CA's key and its certificate do not belong together")
@@ -111,15 +111,24 @@ def request_for(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 def cluster_of(ca_pem: bytes) -> str:
     """The cluster id a CA was made for. ValueError where it is no CA of this program."""
-    names = x509.load_pem_x509_certificate(ca_pem).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    names = _ca(ca_pem).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     if len(names) != 1 or not names[0].value:
         raise ValueError("the CA's certificate names no cluster")
     return str(names[0].value)
 
 
 def ca_digest(ca_pem: bytes) -> bytes:
-    """SHA-256 of the CA's certificate: what a token pins."""
-    return x509.load_pem_x509_certificate(ca_pem).fingerprint(hashes.SHA256())
+    """SHA-256 of the CA's certificate: what a token pins. ValueError."""
+    return _ca(ca_pem).fingerprint(hashes.SHA256())
+
+
+def _ca(pem: bytes) -> x509.Certificate:
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+        certificate.public_key()
+    except UNREADABLE as error:
+        raise ValueError(f"this is no certificate of a CA: {error}") from None
+    return certificate
 
 
 def _host_name(host: str) -> x509.GeneralName:
@@ -135,7 +144,7 @@ def requested_key(request_pem: bytes) -> ec.EllipticCurvePublicKey:
         request = x509.load_pem_x509_csr(request_pem)
         key = request.public_key()
         signed = request.is_signature_valid
-    except (ValueError, UnsupportedAlgorithm, InvalidSignature):
+    except (*UNREADABLE, InvalidSignature):
         raise NotOurs("this is no certificate signing request") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise NotOurs("the key of a signing request must be an ECDSA one on P-256")

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 
 from kago.security.authority import Authority, cluster_of, new_key, private_pem, request_for
 from kago.security.handshake import CheckedContext, Judge, client_context, server_context
-from kago.security.subject import BACKDATED_S, Role, Subject, subject_of
+from kago.security.subject import BACKDATED_S, UNREADABLE, Role, Subject, subject_of
 
 DIRECTORY = "tls"
 """Below the data directory."""
@@ -181,4 +181,7 @@ def write_private(path: Path, content: bytes) -> None:
 
 def _subject_in(pem: bytes) -> Subject:
     """Of the certificate in a PEM text that may hold its key as well. ValueError."""
-    return subject_of(x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.DER))
+    try:
+        return subject_of(x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.DER))
+    except UNREADABLE as error:
+        raise ValueError(str(error)) from None

@@ -8,11 +8,16 @@ from enum import StrEnum
 from urllib.parse import quote, unquote, urlsplit
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from msgspec import Struct
 
 SCHEME = "kago"
 SERIAL_DICE_BITS = 96
 MAX_NAME_BYTES = 300
+UNREADABLE = (
+    ValueError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension, x509.ExtensionNotFound, x509.UnsupportedGeneralNameType,
+)
+"""What a certificate or a request that is none raises."""
 BACKDATED_S = 3600.0
 """Clocks that far behind the signer's take a certificate at once."""
 
@@ -56,12 +61,16 @@ def subject_of(der: bytes | None) -> Subject:
     try:
         certificate = x509.load_der_x509_certificate(der)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, x509.ExtensionNotFound) as error:
+        serial, begin, end = certificate.serial_number, certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    except UNREADABLE as error:
         raise NotOurs(f"the certificate names nobody: {error}") from None
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     if len(uris) != 1:
         raise NotOurs(f"the certificate holds {len(uris)} URIs instead of one")
-    url = urlsplit(uris[0])
+    try:
+        url = urlsplit(uris[0])
+    except ValueError as error:
+        raise NotOurs(f"the certificate is for {uris[0]!r}, which is no URI: {error}") from None
     parts = url.path.split("/")
     if url.scheme != SCHEME or len(parts) != 3 or url.query or url.fragment or parts[1] not in tuple(Role) or not parts[2]:
         raise NotOurs(f"the certificate is for {uris[0]!r}, which is no {SCHEME}://cluster/role/name")
@@ -69,7 +78,7 @@ def subject_of(der: bytes | None) -> Subject:
         cluster=unquote(url.netloc),
         role=Role(parts[1]),
         name=unquote(parts[2]),
-        admitted=certificate.serial_number >> SERIAL_DICE_BITS,
-        issued_at=certificate.not_valid_before_utc.timestamp() + BACKDATED_S,
-        expires_at=certificate.not_valid_after_utc.timestamp(),
+        admitted=max(0, serial >> SERIAL_DICE_BITS),
+        issued_at=begin.timestamp() + BACKDATED_S,
+        expires_at=end.timestamp(),
     )

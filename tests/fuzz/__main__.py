@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
-from tests.fuzz import api, files, texts, wires
+from tests.fuzz import api, credentials, files, strangers, streams, texts, wires
 from tests.fuzz.mutations import RUN, Case
 
 TARGETS: Mapping[str, Callable[[Random], Case]] = {
@@ -21,11 +21,13 @@ TARGETS: Mapping[str, Callable[[Random], Case]] = {
         wires.frames, wires.batches, wires.hellos, wires.links, wires.members,
         files.journals, files.snapshots, files.identities, files.notes, files.states, files.backups,
         texts.entries, texts.replies, texts.manifests, texts.bodies, api.sockets,
+        credentials.tokens, credentials.signings, credentials.certificates, streams.watches, streams.masters, streams.ports,
+        strangers.strangers,
     )
 }
-OPENAPI = "openapi"
-OPERATIONS = 19
-SHARES = {"manifests": 0.2, "links": 0.5, "members": 0.1, "notes": 0.5, "entries": 1.0, "identities": 0.5, "sockets": 0.05, OPENAPI: 0.02}
+OPENAPI, SECURED = "openapi", "openapi-secured"
+SHARES = {"manifests": 0.2, "links": 0.5, "members": 0.1, "notes": 0.5, "entries": 1.0, "identities": 0.5, "sockets": 0.05, OPENAPI: 0.02,
+          "watches": 0.2, "masters": 0.1, "ports": 0.2, "strangers": 0.2, SECURED: 0.02}
 """Of the cases of the others: what is slow gets fewer."""
 SLOW_S = 5.0
 MAX_GROWTH_MB = 200
@@ -60,7 +62,7 @@ def run(target: str, cases: int, seed: int, first: int = 0) -> tuple[Counter[str
     return outcomes, findings
 
 
-def run_openapi(cases: int, seed: int) -> tuple[Counter[str], list[str]]:
+def run_openapi(name: str, cases: int, seed: int) -> tuple[Counter[str], list[str]]:
     """The same for every operation of the OpenAPI document; schemathesis prints how to repeat what it finds."""
     outcomes = Counter[str]()
 
@@ -68,9 +70,9 @@ def run_openapi(cases: int, seed: int) -> tuple[Counter[str], list[str]]:
         outcomes[outcome] += 1
 
     try:
-        api.check_openapi(max(1, cases // OPERATIONS), seed, count)
+        api.check_openapi(max(1, cases // api.OPERATIONS), seed, count, secure=name == SECURED)
     except (Exception, ExceptionGroup):
-        return outcomes, [f"{OPENAPI}: python -m tests.fuzz --seed {seed} --cases {cases} {OPENAPI}\n{traceback.format_exc()}"]
+        return outcomes, [f"{name}: python -m tests.fuzz --seed {seed} --cases {cases} {name}\n{traceback.format_exc()}"]
     return outcomes, []
 
 
@@ -79,7 +81,7 @@ def fuzz(plan: Mapping[str, int], seed: int, first: int = 0) -> list[str]:
     found, total = [], 0
     for name, cases in plan.items():
         began = time.monotonic()
-        outcomes, findings = run_openapi(cases, seed) if name == OPENAPI else run(name, cases, seed, first)
+        outcomes, findings = run_openapi(name, cases, seed) if name in (OPENAPI, SECURED) else run(name, cases, seed, first)
         took_s, done = time.monotonic() - began, sum(outcomes.values())
         total += done
         told = "  ".join(f"{what} {count}" for what, count in sorted(outcomes.items()))
@@ -90,21 +92,21 @@ def fuzz(plan: Mapping[str, int], seed: int, first: int = 0) -> list[str]:
 
 
 def plan_of(cases: int, chosen: Sequence[str] = ()) -> dict[str, int]:
-    names = chosen or [*TARGETS, OPENAPI]
+    names = chosen or [*TARGETS, OPENAPI, SECURED]
     weight = sum(SHARES.get(name, 1.0) for name in names)
     return {name: max(1, round(cases * SHARES.get(name, 1.0) / weight)) for name in names}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.fuzz", description=__doc__)
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join([*TARGETS, OPENAPI]))
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join([*TARGETS, OPENAPI, SECURED]))
     parser.add_argument("--cases", type=int, default=100_000, help="of all targets together")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--case", default="", metavar="TARGET:NUMBER")
     wanted = parser.parse_args()
-    unknown = [name for name in wanted.targets if name not in (*TARGETS, OPENAPI)]
+    unknown = [name for name in wanted.targets if name not in (*TARGETS, OPENAPI, SECURED)]
     if unknown:
-        parser.error(f"there is no target {', '.join(unknown)}; there are {', '.join([*TARGETS, OPENAPI])}")
+        parser.error(f"there is no target {', '.join(unknown)}; there are {', '.join([*TARGETS, OPENAPI, SECURED])}")
     logging.basicConfig(level=logging.CRITICAL + 1)
     if wanted.case:
         target, _, number = wanted.case.partition(":")

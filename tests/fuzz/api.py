@@ -4,17 +4,19 @@ Whatever comes: no answer of 500, no traceback to anybody, a refusal is a proble
 """
 
 import asyncio
+import itertools
 import logging
 import re
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from schemathesis.core.result import Ok
@@ -23,11 +25,16 @@ from schemathesis.specs.openapi.checks import content_type_conformance, response
 from kago.core.model.cluster import LeaderRequest, MemberRequest
 from kago.core.model.deployment import DeploymentPatch, DeploymentSpec
 from kago.core.model.report import Heartbeat, Registration
-from kago.server.app import Server
+from kago.core.model.token import TokenRole
+from kago.security.subject import Role
 from kago.server.gate import Limits
 from tests.fuzz.mutations import WORDS, mutated, nested, shaped
+from tests.integration.secured import Secured, secured
 from tests.integration.test_api import running
 
+T = TypeVar("T")
+OPERATIONS = 19
+"""Of an unsecured server."""
 QUIET_S = 0.05
 """A server that has said nothing for so long after an answer waits for more."""
 FIRST_S = 0.3
@@ -52,7 +59,7 @@ _HEADERS = (
 )
 
 
-class _Bugs(logging.Handler):
+class Bugs(logging.Handler):
     """What a server logged with a traceback: nothing that a client sends may do that."""
 
     def __init__(self) -> None:
@@ -65,34 +72,41 @@ class _Bugs(logging.Handler):
 
 
 @contextmanager
-def served(limits: Limits) -> Iterator[tuple[Server, asyncio.AbstractEventLoop]]:
-    """A server of a cluster of one, in a thread of its own."""
+def threaded(life: Callable[[Path], AbstractAsyncContextManager[T]]) -> Iterator[T]:
+    """What `life` makes in an empty directory, in a thread and on a loop of its own."""
     ready, done, made = threading.Event(), asyncio.Event(), list[Any]()
 
-    async def life() -> None:
+    async def lived() -> None:
         with tempfile.TemporaryDirectory(prefix="kago-fuzz-") as base:
-            async with running(Path(base), limits) as (server, _):
-                made.extend((server, asyncio.get_running_loop()))
+            async with life(Path(base)) as it:
+                made.extend((it, asyncio.get_running_loop()))
                 ready.set()
                 await done.wait()
 
-    thread = threading.Thread(target=asyncio.run, args=(life(),), name="fuzzed server")
+    thread = threading.Thread(target=asyncio.run, args=(lived(),), name="fuzzed server")
     thread.start()
-    assert ready.wait(20)
+    assert ready.wait(30)
     try:
-        yield made[0], made[1]
+        yield made[0]
     finally:
         made[1].call_soon_threadsafe(done.set)
         thread.join(20)
+
+
+@asynccontextmanager
+async def with_users(base: Path) -> AsyncIterator[tuple[Secured, dict[str, str]]]:
+    """A secured cluster of one, and a token's text for each role of users."""
+    async with secured(base) as group:
+        yield group, {role.value: (await group.token(role)).text for role in (TokenRole.READ, TokenRole.WRITE, TokenRole.ADMIN)}
 
 
 class sockets:
     """Requests as bytes, one connection each."""
 
     def __init__(self, chance: Random) -> None:
-        self._served = served(Limits(head_s=0.5, answer_s=1.0, idle_s=1.0))
+        self._served = threaded(lambda base: running(base, Limits(head_s=0.5, answer_s=1.0, idle_s=1.0)))
         self._server, _ = self._served.__enter__()
-        self._bugs = _Bugs()
+        self._bugs = Bugs()
         logging.getLogger().addHandler(self._bugs)
         self._loop = asyncio.new_event_loop()
         self._count = 0
@@ -176,35 +190,59 @@ def _whole(answer: bytes) -> bool:
     return length is not None and len(body) >= int(length[1])
 
 
-def check_openapi(examples: int, number: int, on_case: Callable[[str], None]) -> None:
-    """So many requests to every operation of the server's own OpenAPI document. AssertionError and schemathesis' failures are findings."""
-    bugs = _Bugs()
+def check_openapi(examples: int, number: int, on_case: Callable[[str], None], *, secure: bool = False) -> None:
+    """So many requests to every operation of the server's own OpenAPI document. AssertionError and schemathesis' failures are findings.
+
+    `secure`: of a secured server, asked as its administrator, as an agent, or with a token that is none."""
+    bugs = Bugs()
     logging.getLogger().addHandler(bugs)
-    checks = [content_type_conformance, response_schema_conformance]
     try:
-        with served(Limits()) as (server, _):
-            schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
-            operations = [result.ok() for result in schema.get_all_operations() if isinstance(result, Ok)]
-            assert len(operations) >= 18, "not every operation of the document can be asked"
-            for operation in operations:
-
-                @seed(number)
-                @settings(
-                    max_examples=examples, deadline=None, database=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck)
-                )
-                @given(case=operation.as_strategy())
-                def ask(case: Any) -> None:
-                    if case.query and str(case.query.get("watch", "")).lower() not in ("", "false", "0", "no"):
-                        on_case("passed over")
-                        return  # a stream has no end; `sockets` reads some
-                    if str(case.query.get("min_index", "")).isdigit():
-                        del case.query["min_index"]  # one that is never reached is waited for
-                    answer = case.call(timeout=10)
-                    assert answer.status_code < 500, (answer.status_code, answer.text)
-                    case.validate_response(answer, checks=checks)
-                    assert not bugs.found, bugs.found
-                    on_case("taken" if answer.status_code < 400 else "refused")
-
-                ask()
+        if secure:
+            with threaded(with_users) as (group, texts):
+                ca, pair = group.office.directory / "ca.pem", group.office.pair(Role.AGENT, "n1", admitted=2**50)
+                ca.write_bytes(group.ca)
+                callers = [_session(ca, texts["admin"]), _session(ca, "kago1.x"), _session(ca, pair=pair)]
+                _check(group.urls[0], callers, examples, number, on_case, bugs)
+        else:
+            with threaded(lambda base: running(base, Limits())) as (server, _):
+                _check(server.url, [requests.Session()], examples, number, on_case, bugs)
     finally:
         logging.getLogger().removeHandler(bugs)
+
+
+def _session(ca: Path, token: str = "", *, pair: Path | None = None) -> requests.Session:
+    session = requests.Session()
+    session.trust_env = False
+    session.verify, session.cert = str(ca), str(pair) if pair is not None else None
+    session.headers.update({"Authorization": f"Bearer {token}"} if token else {})
+    return session
+
+
+def _check(
+    url: str, sessions: Sequence[requests.Session], examples: int, number: int, on_case: Callable[[str], None], bugs: Bugs
+) -> None:
+    schema = schemathesis.openapi.from_dict(sessions[0].get(f"{url}/openapi.json").json())
+    schema.config.update(base_url=url)
+    operations = [result.ok() for result in schema.get_all_operations() if isinstance(result, Ok)]
+    assert len(operations) >= OPERATIONS, "not every operation of the document can be asked"
+    checks = [content_type_conformance, response_schema_conformance]
+    turn = itertools.cycle(sessions)
+    for operation in operations:
+
+        @seed(number)
+        @settings(max_examples=examples, deadline=None, database=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck))
+        @given(case=operation.as_strategy())
+        def ask(case: Any) -> None:
+            if case.query and str(case.query.get("watch", "")).lower() not in ("", "false", "0", "no"):
+                on_case("passed over")
+                return  # a stream has no end; `sockets` reads some
+            if str(case.query.get("min_index", "")).isdigit():
+                del case.query["min_index"]  # one that is never reached is waited for
+            session = next(turn)
+            answer = case.call(timeout=10, session=session, verify=session.verify)
+            assert answer.status_code < 500, (answer.status_code, answer.text)
+            case.validate_response(answer, checks=checks)
+            assert not bugs.found, bugs.found
+            on_case("taken" if answer.status_code < 400 else "refused")
+
+        ask()
