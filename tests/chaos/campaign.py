@@ -50,7 +50,6 @@ class Campaign:
         self._note = note
         self._count = 0
         self._cluster: ChaosCluster | None = None
-        self._logs_read: dict[str, int] = {}
 
     def run(self, faults: Sequence[Fault], *, rounds: int, until: float) -> None:
         """`rounds` of all of them, in another order each, at most until then (monotonic)."""
@@ -70,7 +69,6 @@ class Campaign:
     def _whole(self) -> ChaosCluster:
         if self._cluster is None:
             self._count += 1
-            self._logs_read = {}
             cluster = self._cluster = ChaosCluster(
                 self._directory / f"cluster-{self._count}", with_docker=self._docker, secured=self._secured
             )
@@ -112,7 +110,7 @@ class Campaign:
             cluster.user.do(_clear(cluster, load))
         except Exception as error:  # whatever stands in the way of going on is a finding, and the next fault gets a cluster of its own
             findings.other.append(f"{type(error).__name__}: {error}")
-        findings.other += self._tracebacks(cluster)
+        findings.other += cluster.tracebacks()
         if findings.total():
             self._keep(fault, findings, load)
             self.close()
@@ -128,17 +126,6 @@ class Campaign:
             findings=findings,
             undecided=undecided,
         )
-
-    def _tracebacks(self, cluster: ChaosCluster) -> list[str]:
-        """What the processes wrote since the last look that only a bug writes."""
-        found: list[str] = []
-        for name, process in cluster.processes.items():
-            content = process.log.read_text(errors="replace") if process.log.exists() else ""
-            fresh, self._logs_read[name] = content[self._logs_read.get(name, 0) :], len(content)
-            at = fresh.find("Traceback")
-            if at != -1:
-                found.append(f"{name} wrote a traceback: {fresh[at : at + 3000]}")
-        return found
 
     def _keep(self, fault: Fault, findings: Findings, load: Load) -> None:
         """What a person needs to find out why."""

@@ -87,6 +87,7 @@ class ChaosCluster:
             self.processes[server].environment["KAGO_SNAPSHOT_ENTRIES"] = str(snapshot_entries)
         self.user: User
         self._control: dict[str, Connection] = {}
+        self._logs_read: dict[str, int] = {}
 
     def _add(self, name: str, words: list[str]) -> None:
         words, log = [*words, "--data-dir", str(self.data_dir(name))], self.directory / f"{name}.log"
@@ -223,6 +224,17 @@ class ChaosCluster:
                 logs = "\n".join(f"--- {process.name}\n{process.last_words(25)}" for process in self.processes.values())
                 raise NotHealed(f"waited {timeout_s:.0f} s in vain for {what}\n{logs}")
             time.sleep(0.05)
+        return found
+
+    def tracebacks(self) -> list[str]:
+        """What the processes wrote since the last look that only a bug writes."""
+        found: list[str] = []
+        for name, process in self.processes.items():
+            content = process.log.read_text(errors="replace") if process.log.exists() else ""
+            fresh, self._logs_read[name] = content[self._logs_read.get(name, 0) :], len(content)
+            at = fresh.find("Traceback")
+            if at != -1:
+                found.append(f"{name} wrote a traceback: {fresh[at : at + 3000]}")
         return found
 
     # -- what really runs --------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ none orphaned.
 
 import argparse
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -222,6 +223,7 @@ def parcel(directory: Path, *, with_docker: bool, times: int, deaths: Counter[st
     except Exception as error:  # a cluster that does not heal is a finding like others
         findings.other.append(f"{type(error).__name__}: {error}")
     finally:
+        findings.other += cluster.tracebacks()
         cluster.close()
         if registry is not None:
             registry.close()
@@ -284,7 +286,9 @@ def main() -> int:
             file=sys.stderr,
             flush=True,
         )
-        if one.findings.total():
+        if not one.findings.total():
+            shutil.rmtree(directory, ignore_errors=True)
+        else:
             print(
                 f"  logs in {directory}: "
                 + "; ".join(getattr(one.findings, k)[0][:500] for k in Findings.__struct_fields__ if getattr(one.findings, k)),
