@@ -72,10 +72,15 @@ class Notebook:
             os.close(self._lock)
             raise
 
+    @property
+    def saved(self) -> bool:
+        """Whether `notes` is what is on disk."""
+        return self.notes is self._saved
+
     def flush(self) -> None:
         """Returns when the notes are on disk, at once where they are. Blocking; one caller at a time."""
         notes = self.notes
-        if notes is self._saved:
+        if self.saved:
             return
         path, fresh = self.data_dir / FILE, self.data_dir / f"{FILE}.new"
         with open(fresh, "wb", opener=_private) as file:

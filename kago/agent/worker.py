@@ -146,7 +146,13 @@ class Worker:
         due = [runtime for kind, runtime in self._runtimes.items() if self._blind.get(kind, now) <= now]
         await asyncio.gather(*(self._look_at(runtime) for runtime in due))
         seen = containers_by_pod([one for kind, found in self._observed.items() if kind not in self._blind for one in found])
-        await asyncio.gather(*(self._count(containers[0]) for containers in seen.values() if containers[0].pod_id in self._pods))
+        here = [containers[0] for containers in seen.values() if containers[0].pod_id in self._pods]
+        ended = [one for one in here if uncounted_end(self._records.get(one.pod_id, Record()), one)]
+        outputs = await asyncio.gather(*(self._runtimes[one.runtime].last_output(one.ref) for one in ended))
+        output_of = {one.ref: output for one, output in zip(ended, outputs, strict=True)}
+        for one in here:
+            record = self._records.get(one.pod_id, Record())
+            self._records[one.pod_id] = after_sight(record, one, output_of.get(one.ref, ""), now=self._clock.now())
         kept = {pod_id: record for pod_id, record in self._records.items() if pod_id in self._pods}
         if kept != self._notebook.notes.records:
             self._notebook.notes = msgspec.structs.replace(self._notebook.notes, records=kept)
@@ -164,15 +170,10 @@ class Worker:
             if self._blind.pop(runtime.kind, None) is not None:
                 logger.info("%s answers again", runtime.kind)
 
-    async def _count(self, observed: Observed) -> None:
-        record = self._records.get(observed.pod_id, Record())
-        output = ""
-        if uncounted_end(record, observed):
-            output = await self._runtimes[observed.runtime].last_output(observed.ref)
-        self._records[observed.pod_id] = after_sight(record, observed, output, now=self._clock.now())
-
     async def save(self) -> bool:
         """Whether the notes are on disk now."""
+        if self._notebook.saved:
+            return True
         try:
             await asyncio.to_thread(self._notebook.flush)
         except OSError as error:

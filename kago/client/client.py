@@ -7,7 +7,6 @@
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
-from email.utils import formatdate
 from ssl import SSLContext
 from types import TracebackType
 from typing import Self, TypeVar
@@ -19,7 +18,7 @@ import msgspec
 from kago.client.errors import ClientError, Problem, TimedOut, Unreachable
 from kago.client.status import ClusterStatus
 from kago.client.walk import PAUSE_S, Walker
-from kago.clock import Clock, SystemClock
+from kago.clock import Clock, SystemClock, http_date
 from kago.core.checks import ServerFacts
 from kago.core.model.cluster import LeaderReply, LeaderRequest, MemberReply, MemberRequest
 from kago.core.model.deployment import Deployment, DeploymentPatch, DeploymentSpec
@@ -160,7 +159,7 @@ class Client:
     async def heartbeat(self, name: str, heartbeat: Heartbeat) -> HeartbeatReply:
         """Problem 404: register again; 409: a newer agent of this identity runs."""
         # The date lets the servers notice a clock that is far off.
-        headers = {**_JSON, "date": formatdate(self._clock.now(), usegmt=True)}
+        headers = {**_JSON, "date": http_date(int(self._clock.now()))}
         answer = await self._walker.call("POST", f"{_path(Node, name)}/heartbeat", body=msgspec.json.encode(heartbeat), headers=headers)
         return _decode(answer, HeartbeatReply)
 

@@ -8,13 +8,12 @@ never a doubt. What is not repeated is an answer that says no.
 import asyncio
 from collections.abc import AsyncIterator, Generator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from email.utils import parsedate_to_datetime
 from ssl import SSLContext
 
 import httpx
 
 from kago.client.errors import ClientError, Problem, TimedOut, Unreachable
-from kago.clock import Clock
+from kago.clock import Clock, seconds_of
 
 CONNECT_S = 1.0
 """A host that takes longer to accept is as good as gone."""
@@ -203,7 +202,7 @@ class Walker:
         date = answer.headers.get("date")
         if date:
             try:
-                self._date_offset_s = parsedate_to_datetime(date).timestamp() - self._clock.now()
+                self._date_offset_s = seconds_of(date) - self._clock.now()
             except (ValueError, OverflowError):
                 self._date_offset_s = 0.0
 

@@ -3,14 +3,13 @@
 import asyncio
 import logging
 from collections.abc import Iterable
-from email.utils import formatdate
-from functools import lru_cache
 
 import msgspec
 from sanic import HTTPResponse, Request
 from sanic.exceptions import SanicException
 from sanic.response import raw
 
+from kago.clock import http_date
 from kago.core.state.changes import Thing
 from kago.server.feed import Feed, IndexTooOld, Subscription, encode, put_line
 from kago.server.problems import CONTENT_TYPE, Refused, of_log_error, unavailable
@@ -170,18 +169,12 @@ def _mark(store: Store, kind: str) -> bytes:
     return msgspec.json.encode({"type": kind, "index": tables.index, "epoch": tables.cluster.epoch})
 
 
-@lru_cache(maxsize=2)
-def _http_date(second: int) -> str:
-    """Clients reckon ages by it, so that a wrong clock of theirs shows no nonsense."""
-    return formatdate(second, usegmt=True)
-
-
 def header_values(store: Store) -> dict[str, str]:
-    """What every answer says about the state it was given from."""
+    """What every answer says about the state it was given from; by the date clients reckon ages, whatever their own clock says."""
     status = store.status()
     age = status.leader_contact_age_s
     return {
-        "date": _http_date(int(store.clock.now())),
+        "date": http_date(int(store.clock.now())),
         "x-kago-index": str(store.tables.index),
         "x-kago-leader": status.leader or "",
         "x-kago-servers": ",".join(server_urls(store)),

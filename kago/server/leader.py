@@ -163,12 +163,12 @@ class Leader:
         _logger.info("leading the cluster in epoch %d", term)
         self._leading = True
         self._take_stock()
-        while self._leads(term):
+        while self._leads(status := self._store.status(), term):
             now = self._clock.monotonic()
-            self.leases.tick(now, alone=self._is_alone())
-            if self._may_raise_schema() and await self._submit_all((RaiseSchema(epoch=term, schema=SCHEMA_VERSION),)) is None:
+            self.leases.tick(now, alone=_is_alone(status))
+            gone = self._gone_servers(status)
+            if self._may_raise_schema(status) and await self._submit_all((RaiseSchema(epoch=term, schema=SCHEMA_VERSION),)) is None:
                 return
-            gone = self._gone_servers()
             if gone and await self._submit_all(tuple(RemoveServer(epoch=term, id=id) for id in gone)) is None:
                 return
             liveness = self.leases.liveness(sorted(self._down), now)
@@ -184,7 +184,7 @@ class Leader:
             wait = TICK_S if due.wake_at is None else min(TICK_S, max(0.0, due.wake_at - self._clock.monotonic()))
             await self._sleep(wait)
 
-    def _may_raise_schema(self) -> bool:
+    def _may_raise_schema(self, status: LogStatus) -> bool:
         """Whether every member is here and has announced ours, so that what it brought may be used."""
         tables = self._store.tables
         if tables.cluster.schema_version >= SCHEMA_VERSION:
@@ -192,22 +192,16 @@ class Leader:
         servers = tables.servers
         return all(
             member.role != "down" and member.id in servers and servers[member.id].schema >= SCHEMA_VERSION
-            for member in self._store.status().members
+            for member in status.members
         )
 
-    def _gone_servers(self) -> list[str]:
+    def _gone_servers(self, status: LogStatus) -> list[str]:
         """Those that announced themselves and are no members of the log any more."""
-        members = {member.id for member in self._store.status().members}
+        members = {member.id for member in status.members}
         return sorted(self._store.tables.servers.keys() - members)
 
-    def _is_alone(self) -> bool:
-        """Whether fewer servers than a majority were heard just now, ourselves among them."""
-        voters = [member for member in self._store.status().members if member.voter]
-        near = sum(member.contact_age_s is not None and member.contact_age_s < ALONE_S for member in voters)
-        return 2 * near <= len(voters)
-
-    def _leads(self, term: int) -> bool:
-        status, cluster = self._store.status(), self._store.tables.cluster
+    def _leads(self, status: LogStatus, term: int) -> bool:
+        cluster = self._store.tables.cluster
         return status.role is Role.LEADER and status.term == term and cluster.epoch == term and cluster.leader == self._me
 
     async def _submit_all(self, commands: tuple[AnyCommand, ...]) -> bool | None:
@@ -238,3 +232,10 @@ class Leader:
             if handle is not None:
                 handle.cancel()
         self._wake.clear()
+
+
+def _is_alone(status: LogStatus) -> bool:
+    """Whether fewer servers than a majority were heard just now, ourselves among them."""
+    voters = [member for member in status.members if member.voter]
+    near = sum(member.contact_age_s is not None and member.contact_age_s < ALONE_S for member in voters)
+    return 2 * near <= len(voters)

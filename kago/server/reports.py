@@ -1,9 +1,9 @@
 """Agents' reports on their way into the log: those that arrive while one entry is under way share the next."""
 
 import asyncio
-from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
+from kago.clock import seconds_of
 from kago.core.checks import MAX_CLOCK_OFF_S
 from kago.core.model.report import Heartbeat
 from kago.core.state.commands import NodeReport, ReportPods
@@ -43,7 +43,7 @@ class Reports:
     def note_clock(self, name: str, date: str | None) -> None:
         """The `Date` an agent sent its heartbeat with; agents of the first release send none."""
         try:
-            off_s = parsedate_to_datetime(date).timestamp() - self._store.clock.now() if date else 0.0
+            off_s = seconds_of(date) - self._store.clock.now() if date else 0.0
         except (ValueError, OverflowError):
             return
         if abs(off_s) > MAX_CLOCK_OFF_S:

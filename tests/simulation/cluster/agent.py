@@ -14,14 +14,13 @@ from kago.agent.app import CALL_S
 from kago.agent.masters import Masters, Superseded
 from kago.agent.notes import FILE, Notebook
 from kago.agent.worker import Worker
-from kago.client.client import Client
 from kago.core.model.deployment import Runtime
 from kago.core.model.pod import Pod
 from kago.core.model.report import Registration
 from kago.core.model.resources import Resources
 from tests.simulation.cluster.actor import Actor, Clock
 from tests.simulation.cluster.engine import Engine, Mood, SimRuntime, Watchman
-from tests.simulation.cluster.web import Transport, Web
+from tests.simulation.cluster.web import Http, Web
 from tests.simulation.world import World
 
 OPERATOR_S = 6.0
@@ -62,8 +61,8 @@ class AgentNode(Actor):
         given, dice = sorted(self._web.doors), self.world.random(f"agent/{self.name}/{self.life}")
         dice.shuffle(given)
         servers = (*(f"http://{host}" for host in given), *notebook.notes.masters)
-        telling = Client(servers, timeout_s=CALL_S, clock=self.clock, transport=Transport(self._web, self))
-        watching = Client(servers, timeout_s=CALL_S, clock=self.clock, transport=Transport(self._web, self))
+        telling = Http(self._web, self).client(servers, timeout_s=CALL_S)
+        watching = Http(self._web, self).client(servers, timeout_s=CALL_S)
         runtime = SimRuntime(self.engine, self)
         runtime.before_start = lambda pod: self._auditor.will_start(self.name, pod, notebook.notes.index)
         worker = Worker(notebook, {Runtime.DOCKER: runtime}, self.name, self.clock)

@@ -8,7 +8,7 @@ import asyncio
 from asyncio import AbstractEventLoop, Future, Handle, Task, TimerHandle
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from contextvars import Context
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -31,6 +31,21 @@ class SimTask(Task[Any]):
 
     def __hash__(self) -> int:
         return self.number
+
+
+class SimHandle(Handle):
+    """A handle that is its own event."""
+
+    __slots__ = ()
+
+    def __init__(self, callback: Callable[..., object], args: Any, loop: AbstractEventLoop, context: Context) -> None:
+        # Without what asyncio does here for its debug mode.
+        self._callback, self._args, self._loop, self._context = callback, args, loop, context
+        self._cancelled, self._source_traceback, self._repr = False, None, None
+
+    def __call__(self) -> None:
+        if not self._cancelled:
+            self._run()
 
 
 class SimLoop:
@@ -83,9 +98,9 @@ class SimLoop:
         return self.dead
 
     def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> Handle:
-        handle = Handle(callback, args, self._self, context)
+        handle = SimHandle(callback, args, self._self, copy_context() if context is None else context)
         if not self.dead:
-            self.owner.post(partial(_run, handle))
+            self.owner.post(handle)
         return handle
 
     call_soon_threadsafe = call_soon
@@ -99,7 +114,7 @@ class SimLoop:
         return handle
 
     def _due(self, handle: TimerHandle) -> None:
-        if not self.dead and not handle.cancelled():
+        if not self.dead and not handle._cancelled:
             self.owner.post(partial(_run, handle))
 
     def _timer_handle_cancelled(self, handle: TimerHandle) -> None:
@@ -141,5 +156,5 @@ def leave() -> None:
 
 
 def _run(handle: Handle) -> None:
-    if not handle.cancelled():
+    if not handle._cancelled:
         handle._run()

@@ -12,7 +12,7 @@ from kago.core.model.pod import Pod
 from kago.core.model.resources import Resources
 from tests.simulation.cluster.actor import Actor, Clock
 from tests.simulation.cluster.history import NAMES, History, Operation, Shape
-from tests.simulation.cluster.web import Transport, Web
+from tests.simulation.cluster.web import Http, Web
 from tests.simulation.world import World
 
 MAX_REPLICAS = 5
@@ -30,12 +30,12 @@ class User(Actor):
         self._every_s = every_s
         self._chance: Random = world.random(f"user/{name}")
         self._images = 0
-        self._transport = Transport(web, self)
+        self._http = Http(web, self)
 
     async def main(self) -> None:
         servers = [f"http://{host}" for host in sorted(self._web.doors)]
         self._chance.shuffle(servers)
-        client = Client(servers, clock=self.clock, transport=self._transport)
+        client = self._http.client(servers)
         kinds: dict[str, Callable[[Client], Coroutine[Any, Any, None]]] = {
             "create": self._create, "scale": self._scale, "roll": self._roll, "delete": self._delete, "delete-pod": self._delete_pod,
             "get": self._get, "list": self._list,
@@ -57,7 +57,7 @@ class User(Actor):
 
     def _begin(self, kind: str, name: str, sent: Shape | None = None) -> Operation:
         operation = self._history.begin(self.name, kind, name, sent)
-        self._transport.operation, self._transport.index = operation.id, None
+        self._http.operation, self._http.index = operation.id, None
         return operation
 
     async def _write(self, operation: Operation, call: Coroutine[Any, Any, Any]) -> None:
@@ -65,13 +65,13 @@ class User(Actor):
             await call
         except Problem as problem:
             if problem.status < 500 and problem.status != 429:
-                self._history.refused(operation, self._transport.index, f"{problem.status} {problem.type}")
+                self._history.refused(operation, self._http.index, f"{problem.status} {problem.type}")
             else:
                 self._history.unknown(operation, f"{problem.status} {problem.type}")
         except ClientError as error:
             self._history.unknown(operation, type(error).__name__)
         else:
-            self._history.written(operation, self._transport.index)
+            self._history.written(operation, self._http.index)
 
     async def _create(self, client: Client) -> None:
         name, chance = self._name(), self._chance
@@ -109,13 +109,13 @@ class User(Actor):
             found = await client.get(Deployment, operation.name)
         except Problem as problem:
             if problem.status == 404:
-                self._history.got(operation, self._transport.index, {})
+                self._history.got(operation, self._http.index, {})
             else:
                 self._history.unknown(operation, problem.type)
         except ClientError as error:
             self._history.unknown(operation, type(error).__name__)
         else:
-            self._history.got(operation, self._transport.index, {found.name: (found.replicas, found.image)})
+            self._history.got(operation, self._http.index, {found.name: (found.replicas, found.image)})
 
     async def _list(self, client: Client) -> None:
         operation = self._begin("list", "")
@@ -124,4 +124,4 @@ class User(Actor):
         except ClientError as error:
             self._history.unknown(operation, type(error).__name__)
         else:
-            self._history.got(operation, self._transport.index, {one.name: (one.replicas, one.image) for one in found})
+            self._history.got(operation, self._http.index, {one.name: (one.replicas, one.image) for one in found})

@@ -1,17 +1,19 @@
-"""HTTP in the simulated world: the production client's transport on one end, the production routes on the other.
+"""HTTP in the simulated world: the production client on one end, the production routes on the other.
 
 Requests and answers are lost with their connection, held while the path is cut, late, or delivered twice; a dead server refuses or, without
 power, says nothing; a paused one takes the request and answers when it runs again.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from functools import partial
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from functools import lru_cache, partial
 from random import Random
+from urllib.parse import urlencode
 
 import httpx
 from msgspec import Struct
 
+from kago.client.client import Client
 from tests.simulation.cluster.actor import Actor
 from tests.simulation.network import Network
 from tests.simulation.world import World
@@ -31,19 +33,67 @@ class Manners(Struct, frozen=True, kw_only=True):
     repeated_share: float = 0.0
 
 
+class Request(Struct, frozen=True, kw_only=True):
+    method: str
+    url: str
+    headers: dict[str, str]
+    """Names in lower case."""
+    content: bytes = b""
+    timeout: httpx.Timeout
+
+
+class Response:
+    """As much of an `httpx.Response` as the client asks for."""
+
+    def __init__(self, status_code: int, headers: dict[str, str], content: bytes, exchange: "Exchange") -> None:
+        self.status_code = status_code
+        self.headers = headers
+        self.content = content
+        self.request = exchange.request
+        self.read_s: float | None = None
+        """How long to wait for each piece."""
+        self._exchange = exchange
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status_code < 300
+
+    async def aread(self) -> bytes:
+        self.content += b"".join([piece async for piece in self.aiter_bytes()])
+        return self.content
+
+    async def aiter_bytes(self) -> AsyncIterator[bytes]:
+        chunks = self._exchange.chunks
+        while chunks is not None:
+            try:
+                async with asyncio.timeout(self.read_s):
+                    chunk = await chunks.get()
+            except TimeoutError:
+                raise httpx.ReadTimeout("no bytes in time") from None
+            if chunk is None:
+                return
+            if isinstance(chunk, httpx.TransportError):
+                raise chunk
+            yield chunk
+
+    async def aclose(self) -> None:
+        self._exchange.close()
+
+
 class Exchange:
     """One request and its answer. The client's end lives on the client's loop, the server's on the server's."""
 
-    def __init__(self, web: "Web", client: Actor | None, server: str, request: httpx.Request) -> None:
+    def __init__(self, web: "Web", client: Actor | None, server: str, request: Request) -> None:
         self.web = web
         self.client = client
         self.server = server
+        self.request = request
         self.method = request.method
-        self.target = request.url.raw_path
-        self.headers = {key.lower(): value for key, value in request.headers.items()}
-        self.body = bytes(request.content)
+        self.target = _place(request.url)[1]
+        self.headers = request.headers
+        self.body = request.content
         self.life = client.life if client is not None else 0
-        self.head: asyncio.Future[httpx.Response] | None = None
+        self.head: asyncio.Future[Response] | None = None
         self.chunks: asyncio.Queue[bytes | httpx.TransportError | None] | None = None
         self.cancel: Callable[[], None] = lambda: None
         """Set by the server: the client has gone."""
@@ -81,11 +131,10 @@ class Exchange:
             return
         if body is None:
             self.chunks = asyncio.Queue()
-            self.head.set_result(httpx.Response(status, headers=headers, stream=_Stream(self)))
         else:
             self.closed = True
             self.web.over(self)
-            self.head.set_result(httpx.Response(status, headers=headers, content=body))
+        self.head.set_result(Response(status, {name.lower(): value for name, value in headers.items()}, body or b"", self))
 
     def _put(self, data: bytes | None) -> None:
         if self.chunks is not None:
@@ -104,30 +153,6 @@ class Exchange:
             self.web.over(self)
             if self.client is not None:
                 self.web.transmit(self.client.name, self.server, lambda: self.web.hung_up(self), 0.0)
-
-
-class _Stream(httpx.AsyncByteStream):
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
-        self.read_s: float | None = None
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        exchange = self._exchange
-        assert exchange.chunks is not None
-        while True:
-            try:
-                async with asyncio.timeout(self.read_s):
-                    chunk = await exchange.chunks.get()
-            except TimeoutError:
-                raise httpx.ReadTimeout("no bytes in time") from None
-            if chunk is None:
-                return
-            if isinstance(chunk, httpx.TransportError):
-                raise chunk
-            yield chunk
-
-    async def aclose(self) -> None:
-        self._exchange.close()
 
 
 class Door:
@@ -168,16 +193,15 @@ class Web:
         self.world.at(arrival, event)
         return arrival
 
-    async def exchange(self, client: Actor, request: httpx.Request) -> httpx.Response:
-        """The client's half of one request. Raises httpx.TransportError as its own transport would."""
-        limits: dict[str, float | None] = request.extensions["timeout"]
-        host = request.url.host
-        door = self.doors.get(host)
+    async def exchange(self, client: Actor, request: Request) -> Response:
+        """The client's half of one request. Raises httpx.TransportError as httpx would."""
+        limits = request.timeout
+        door = self.doors.get(_place(request.url)[0])
         if door is None:
             raise httpx.ConnectError("no such host")
         exchange = Exchange(self, client, door.name, request)
         if self._cut(client.name, door.name) or not door.powered:
-            await asyncio.sleep(limits["connect"] or 5.0)
+            await asyncio.sleep(limits.connect or 5.0)
             raise httpx.ConnectTimeout("no connection in time")
         if not door.alive:
             await asyncio.sleep(self._chance.uniform(0.0002, self.manners.longest_s))
@@ -189,7 +213,7 @@ class Web:
         self.transmit(client.name, door.name, lambda: self._arrive(door, exchange, fate), 0.0)
         self._repeat(exchange)
         try:
-            async with asyncio.timeout(limits["read"]):
+            async with asyncio.timeout(limits.read):
                 response = await exchange.head
         except TimeoutError:
             exchange.close()
@@ -202,9 +226,7 @@ class Web:
                 client.on_death.remove(exchange.close)
         if exchange.chunks is not None:
             client.on_death.append(exchange.close)
-            stream = response.stream
-            assert isinstance(stream, _Stream)
-            stream.read_s = limits["read"]
+            response.read_s = limits.read
         return response
 
     def _fate(self) -> str:
@@ -264,12 +286,18 @@ class Web:
 
 def _ghost(exchange: Exchange) -> Exchange:
     """The same request once more, with nobody to hear the answer."""
-    request = httpx.Request(exchange.method, f"http://x{exchange.target.decode()}", headers=exchange.headers, content=exchange.body)
-    return Exchange(exchange.web, None, exchange.server, request)
+    return Exchange(exchange.web, None, exchange.server, exchange.request)
 
 
-class Transport(httpx.AsyncBaseTransport):
-    """What a simulated client's `httpx.AsyncClient` sends through; notes what was asked and answered last."""
+@lru_cache(maxsize=4096)
+def _place(url: str) -> tuple[str, bytes]:
+    """(host, path and query) of a URL without a port."""
+    host, slash, target = url.partition("://")[2].partition("/")
+    return host, f"{slash}{target}".encode()
+
+
+class Http:
+    """In the place of a client's `httpx.AsyncClient`, whose objects cost more than what is simulated; notes what was answered last."""
 
     def __init__(self, web: Web, client: Actor) -> None:
         self._web = web
@@ -279,10 +307,47 @@ class Transport(httpx.AsyncBaseTransport):
         self.index: int | None = None
         """X-Kago-Index of the last answer."""
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    def client(self, servers: Iterable[str], *, timeout_s: float = 3.0) -> Client:
+        """A production client that asks through this."""
+        made = Client(servers, clock=self._client.clock, transport=_NOWHERE, timeout_s=timeout_s)
+        made._walker._http = self  # type: ignore[assignment]
+        return made
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Mapping[str, str] | None,
+        content: bytes | None,
+        headers: Mapping[str, str] | None,
+        timeout: httpx.Timeout,
+    ) -> Response:
+        return await self.send(self.build_request(method, url, params=params, content=content, headers=headers, timeout=timeout))
+
+    def build_request(
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Mapping[str, str] | None,
+        timeout: httpx.Timeout,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Request:
+        said = {name.lower(): value for name, value in (headers or {}).items()}
         if self.operation:
-            request.headers["x-operation"] = self.operation
+            said["x-operation"] = self.operation
+        query = f"?{urlencode(params)}" if params else ""
+        return Request(method=method, url=url + query, headers=said, content=content or b"", timeout=timeout)
+
+    async def send(self, request: Request, *, stream: bool = False) -> Response:
         response = await self._web.exchange(self._client, request)
+        if not stream:
+            await response.aread()
         said = response.headers.get("x-kago-index", "")
         self.index = int(said) if said.isdigit() else None
         return response
+
+
+_NOWHERE = httpx.AsyncBaseTransport()

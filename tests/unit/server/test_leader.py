@@ -145,14 +145,14 @@ def test_the_schema_is_raised_once_every_member_has_announced_it() -> None:
         store.open(MemoryLog(store.machine))
         await store.submit(ClaimLeadership(server="first-release", term=1, cluster_id="old"))
         leader = Leader(ServeConfig(me="memory:0", members=("memory:0",), data_dir=Path()), store, clock)
-        assert not leader._may_raise_schema()
+        assert not leader._may_raise_schema(store.status())
         await store.submit(RegisterServer(id="memory:0", api="u", software_version="0.2.0"))
-        assert not leader._may_raise_schema()
+        assert not leader._may_raise_schema(store.status())
         await store.submit(RegisterServer(id="memory:0", api="u", software_version=announced("9", SCHEMA_VERSION)))
-        assert leader._may_raise_schema()
+        assert leader._may_raise_schema(store.status())
         await store.submit(RaiseSchema(epoch=1, schema=SCHEMA_VERSION))
         assert store.tables.cluster.schema_version == SCHEMA_VERSION
-        assert not leader._may_raise_schema()
+        assert not leader._may_raise_schema(store.status())
 
     asyncio.run(all_of_it())
 
