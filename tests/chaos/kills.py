@@ -237,11 +237,16 @@ def report(parcels: Iterable[Parcel]) -> str:
     deaths: Counter[str] = Counter()
     for one in done:
         deaths.update(one.deaths)
-    lines = [f"{point:34} {deaths[point]}" for point in (*SERVER, *AGENT, *PROCESS, *DOCKER)]
+    groups = {"server": SERVER, "agent": AGENT, "process runtime": PROCESS, "Docker": DOCKER}
+    rows: list[tuple[str, ...]] = [("places of", "how many", "deaths", "fewest at one", "most at one"), ("---",) * 5]
+    for name, points in groups.items():
+        each = [deaths[point] for point in points]
+        rows.append((name, *map(str, (len(points), sum(each), min(each), max(each)))))
     kinds = {kind: sum(len(getattr(one.findings, kind)) for one in done) for kind in Findings.__struct_fields__}
     return "\n".join(
         [
-            *lines,
+            *(f"{point:34} {deaths[point]}" for points in groups.values() for point in points),
+            *(f"| {' | '.join(row)} |" for row in rows),
             f"{sum(deaths.values())} deaths at {len(deaths)} points in {len(done)} clusters",
             f"{sum(one.calls for one in done)} calls, {sum(one.acknowledged for one in done)} acknowledged, "
             f"{sum(one.unknown for one in done)} writes of unknown outcome",

@@ -5,6 +5,8 @@ import pytest
 from tests.chaos.__main__ import FAULTS, SHORT, chosen, inject
 from tests.chaos.campaign import Injected
 from tests.chaos.cluster import Box
+from tests.chaos.failpoints import ALL, SERVER
+from tests.chaos.kills import Parcel, report
 from tests.chaos.load import Call, longest_gap
 from tests.chaos.report import as_table, rows
 from tests.chaos.verdicts import Findings, findings_of_register, two_of_a_pod
@@ -66,3 +68,11 @@ def test_the_table() -> None:
     assert lines[0] == ("a", "2", "20", "2.00 s", "3.00 s", "3.00 s", "1.00 s", "0", "0", "0", "0", "1")
     assert lines[2][:3] == ("all", "3", "30") and lines[2][7] == "2"
     assert as_table(lines).splitlines()[2].startswith("b      1")
+
+
+def test_the_table_of_kills() -> None:
+    """A point that nothing died at counts as much as the others."""
+    deaths = [dict.fromkeys(ALL, 1), {point: 2 for point in ALL if point != SERVER[0]}]
+    lines = report([Parcel(at=0, deaths=one, calls=10, acknowledged=9, unknown=1, findings=Findings(lost=["x"])) for one in deaths])
+    assert f"| server | {len(SERVER)} | {3 * len(SERVER) - 2} | 1 | 3 |" in lines.splitlines()
+    assert lines.endswith("20 calls, 18 acknowledged, 2 writes of unknown outcome\nlost 2, doubled 0, restarted 0, orphaned 0, other 0")
