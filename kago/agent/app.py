@@ -15,7 +15,7 @@ from importlib import metadata
 import msgspec
 
 from kago.agent.credentials import admitted, renew
-from kago.agent.masters import Masters, Superseded
+from kago.agent.masters import Masters, Outdated, Superseded
 from kago.agent.notes import DataDirError, Notebook
 from kago.agent.port import Health, serve_port
 from kago.agent.runtime import ContainerRuntime
@@ -38,6 +38,8 @@ SUPERSEDED = 5
 """Exit code of an agent that must not act: another one took its place, or the cluster is not its own or refuses it.
 
 No restart mends any of these, so a service manager must not try."""
+AGAIN = -1
+"""No exit code: begin a new life in the same process."""
 CALL_S = 3.0
 """Deadline of every call to the control plane, all masters tried in it."""
 
@@ -61,11 +63,13 @@ def run(config: AgentConfig, token: Token | None = None) -> None:
 async def serve_agent(config: AgentConfig, token: Token | None = None, *, clock: Clock | None = None) -> int:
     """0: stopped by a signal; 1: it cannot go on; SUPERSEDED: it must not. The reason is in the log."""
     try:
-        with Notebook(config.data_dir) as notebook:
-            present = clock or SystemClock()
-            known = (*config.masters, *(url for url in notebook.notes.masters if url.startswith("https://")))
-            keyring = await admitted(config.data_dir, config.name, known, token, present)
-            return await _serve(config, notebook, present, keyring)
+        present, code = clock or SystemClock(), AGAIN
+        while code == AGAIN:
+            with Notebook(config.data_dir) as notebook:
+                known = (*config.masters, *(url for url in notebook.notes.masters if url.startswith("https://")))
+                keyring = await admitted(config.data_dir, config.name, known, token, present)
+                code = await _serve(config, notebook, present, keyring)
+        return code
     except JoinRefused as refusal:
         logger.critical("%s", refusal)
         return SUPERSEDED
@@ -150,8 +154,12 @@ async def _serve(config: AgentConfig, notebook: Notebook, clock: Clock, keyring:
             await masters.leave()
         except* Superseded as group:
             reasons = "; ".join(str(one) for one in group.exceptions)
-            logger.critical("this agent stops acting, its containers are left as they are: %s", reasons)
-            code = SUPERSEDED
+            if group.split(Outdated)[0] is not None:
+                logger.warning("%s", reasons)
+                code = AGAIN
+            else:
+                logger.critical("this agent stops acting, its containers are left as they are: %s", reasons)
+                code = SUPERSEDED
         finally:
             port.close()
             await worker.save()

@@ -23,6 +23,7 @@ from kago.client.client import Client
 from kago.client.errors import ClientError, Problem
 from kago.client.walk import usable_urls
 from kago.clock import Clock
+from kago.core.model.node import NodeStatus
 from kago.core.model.pod import Pod
 from kago.core.model.report import Heartbeat, PodReport, Registration, WatchEvent
 
@@ -46,6 +47,10 @@ LEAVE_S = 2.0
 
 class Superseded(Exception):
     """This agent must not act any more; its containers are left as they are."""
+
+
+class Outdated(Superseded):
+    """Its data directory is older than what the cluster knows, and nobody else runs under its identity: a new life is noted, begin it."""
 
 
 class Masters:
@@ -111,9 +116,7 @@ class Masters:
                     self._registered = False
                     self._acknowledged.clear()
                 elif problem.status == 409:
-                    waited = self._clock.monotonic() - since
-                    if self._ever_registered or problem.type == "stale-incarnation" or waited > TAKEOVER_S:
-                        raise Superseded(problem.detail) from problem
+                    await self._give_way(problem, waited_s=self._clock.monotonic() - since)
                     pause = 1.0
                 elif problem.status == 403:
                     if problem.type == "removed":
@@ -128,6 +131,22 @@ class Masters:
                 await asyncio.sleep(pause)  # news do not make a master answer
             elif pause > 0:
                 await self._pause(pause)
+
+    async def _give_way(self, problem: Problem, *, waited_s: float) -> None:
+        """Another agent has this node's place. Returns where its end may be waited for; Superseded, Outdated."""
+        stale = problem.type == "stale-incarnation"
+        if not self._ever_registered and stale and problem.node_status not in ("", NodeStatus.READY):
+            # Its life is over, so it was ours: this directory is a copy from before. Two agents that live never get here.
+            await self._note(incarnation=max(problem.incarnation, self._registration.incarnation), superseded=False)
+            raise Outdated(f"{problem.detail}: this data directory is from before that, and begins a new life")
+        if self._ever_registered or waited_s > TAKEOVER_S or (stale and not problem.node_status):
+            if stale:
+                await self._note(superseded=True)
+            raise Superseded(problem.detail) from problem
+
+    async def _note(self, **known: object) -> None:
+        self._notebook.notes = msgspec.structs.replace(self._notebook.notes, **known)
+        await self._worker.save()
 
     async def leave(self) -> None:
         """Say that the agent stops on purpose; if nobody hears it the lease will run out all the same."""
@@ -148,7 +167,7 @@ class Masters:
                 "give the agent another --data-dir to join that one"
             )
         self._check_epoch(reply.epoch)
-        self._notebook.notes = msgspec.structs.replace(notes, cluster_id=reply.cluster_id)
+        self._notebook.notes = msgspec.structs.replace(notes, cluster_id=reply.cluster_id, superseded=False)
         self._worker.wake()
         self._learn(reply.servers, reply.heartbeat_s, reply.index)
         self._registered = self._ever_registered = True

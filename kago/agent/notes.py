@@ -32,6 +32,8 @@ class Notes(Struct, frozen=True, kw_only=True):
     """Made once; the node's identity."""
     incarnation: int = 0
     """Counts the agent's starts."""
+    superseded: bool = False
+    """Another agent runs under this identity: only over a silent one does this one begin a new life."""
     cluster_id: str = ""
     masters: tuple[str, ...] = ()
     """Learned from the cluster; never emptied."""
@@ -62,7 +64,7 @@ class Notebook:
         self.data_dir = data_dir
         try:
             self._saved = self._read()
-            self.notes = msgspec.structs.replace(self._saved, incarnation=self._saved.incarnation + 1)
+            self.notes = msgspec.structs.replace(self._saved, incarnation=self._saved.incarnation + (not self._saved.superseded))
             """What is known now; on disk after the next `flush`."""
             self.flush()
         except OSError as error:

@@ -56,6 +56,7 @@ class Worker:
         self._preparing: dict[str, asyncio.Task[None]] = {}
         self._told_at: dict[str, float] = {}
         self._starts = asyncio.Semaphore(STARTS)
+        self._saving = asyncio.Lock()
         self._wake = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
         self.said: dict[str, PodReport] = {}
@@ -175,7 +176,8 @@ class Worker:
         if self._notebook.saved:
             return True
         try:
-            await asyncio.to_thread(self._notebook.flush)
+            async with self._saving:
+                await asyncio.to_thread(self._notebook.flush)
         except OSError as error:
             logger.error("cannot write %s, nothing is removed until that works: %s", self._notebook.data_dir, error)
             return False

@@ -43,6 +43,8 @@ class ProblemBody(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     error: str = ""
     errors: tuple[FieldError, ...] = ()
+    incarnation: int = 0
+    node_status: str = ""
 
 
 class Problem(ClientError):
@@ -56,6 +58,8 @@ class Problem(ClientError):
         self.detail = body.detail or body.error or body.title or f"HTTP {status}"
         self.errors = body.errors
         self.retry_after_s = retry_after_s
+        self.incarnation, self.node_status = body.incarnation, body.node_status
+        """Of the node whose agent is told that another one has its place."""
         super().__init__(self.detail + "".join(f"\n  {e.pointer}: {e.detail}" for e in body.errors))
 
     @classmethod

@@ -64,7 +64,7 @@ class strangers:
         admitted = 2**50  # whoever deletes the node does not shut this one out
         pairs = {
             "agent": office.pair(Role.AGENT, "n1", admitted=admitted), "server": office.pair(Role.SERVER, "s9:7080", admitted=admitted),
-            "user": office.pair(Role.USER, group.first[TokenRole.READ].id), "ghost": office.pair(Role.USER, "aaaaaaaa"),
+            "user": office.pair(Role.USER, group.first[TokenRole.READ].id), "ghost": office.pair(Role.USER, "cccccccc"),
         }
         self._contexts = {"nobody": group.context(), **{name: group.context(pair) for name, pair in pairs.items()}}
         self._forged = [

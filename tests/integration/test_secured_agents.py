@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from kago.agent import masters
 from kago.agent.app import SUPERSEDED, serve_agent
 from kago.agent.credentials import admitted
 from kago.client.join import JoinRefused
@@ -24,7 +25,7 @@ from kago.security.tokens import Token, mint
 from tests.integration.certificates import DAY_S, Office, intruder
 from tests.integration.secured import Secured, agent_config, secured
 from tests.integration.test_secured_api import reached
-from tests.integration.test_servers import eventually
+from tests.integration.test_servers import eventually, free_ports
 
 SLEEPER = {"name": "app", "runtime": "process", "command": ["/bin/sleep", "99999"], "replicas": 2, "stop_grace_s": 1,
            "resources": {"cpu_millis": 10, "memory_mb": 32}}
@@ -201,6 +202,46 @@ def test_a_joiner_tells_its_secret_to_nobody_but_a_server_of_its_cluster(tmp_pat
         assert group.first[TokenRole.AGENT].secret.encode() not in b"".join(heard)
         with pytest.raises(JoinRefused, match="https only"):
             await admitted(tmp_path / "a", "n1", ["http://127.0.0.1:1"], group.first[TokenRole.AGENT], SystemClock())
+
+    play(tmp_path, scenario)
+
+
+def test_an_agent_whose_directory_is_an_older_copy_begins_a_new_life(tmp_path: Path) -> None:
+    async def scenario(group: Secured) -> None:
+        config, nodes = agent_config(group, tmp_path), group.servers[0].store.tables.nodes
+        lives: list[int] = []
+        while len(lives) < 5:
+            async with running(config, group.first[TokenRole.AGENT]):
+                await eventually(lambda: "n1" in nodes and nodes["n1"].incarnation not in lives)
+            lives.append(nodes["n1"].incarnation)
+            if lives == [1]:
+                shutil.copytree(config.data_dir, tmp_path / "copy")
+        shutil.rmtree(config.data_dir)
+        shutil.move(tmp_path / "copy", config.data_dir)
+        async with running(config, None) as task:
+            await eventually(lambda: status_of(group) == "ready" and nodes["n1"].incarnation == 6)
+            assert not task.done()
+
+    play(tmp_path, scenario)
+
+
+def test_two_agents_of_one_identity_do_not_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a copy from before nor one that was superseded acts while the other does, however often it is started."""
+    monkeypatch.setattr(masters, "TAKEOVER_S", 1.0)
+
+    async def scenario(group: Secured) -> None:
+        config, nodes = agent_config(group, tmp_path), group.servers[0].store.tables.nodes
+        other = msgspec.structs.replace(config, data_dir=tmp_path / "copy", port=free_ports(1)[0])
+        async with running(config, group.first[TokenRole.AGENT]) as first:
+            await eventually(lambda: status_of(group) == "ready")
+            shutil.copytree(config.data_dir, other.data_dir)
+            async with running(other, None) as second:  # began later: it goes before, as an agent that was started again does
+                await eventually(lambda: nodes["n1"].incarnation == 2)
+                async with asyncio.timeout(10):
+                    assert await first == SUPERSEDED
+                for _ in range(3):
+                    assert await serve_agent(config) == SUPERSEDED
+                    assert nodes["n1"].incarnation == 2 and status_of(group) == "ready" and not second.done()
 
     play(tmp_path, scenario)
 

@@ -94,7 +94,7 @@ async def _register(store: Store, leader: Leader, registration: Registration) ->
     except LogError as error:
         raise of_log_error(error) from None
     if isinstance(reply, Rejection):
-        raise of_rejection(reply)
+        raise _with_holder(store, registration, of_rejection(reply))
     leader.heard(registration.name, registration.incarnation, leaving=False)
     cluster, nodes = store.tables.cluster, len(store.tables.nodes)
     if not cluster.id:  # the very first leader has not named the cluster yet: its agents' containers would carry no name
@@ -107,6 +107,14 @@ async def _register(store: Store, leader: Leader, registration: Registration) ->
         lease_s=leader.leases.lease_s(nodes),
         servers=server_urls(store),
     )
+
+
+def _with_holder(store: Store, wanted: Registration, refused: Refused) -> Refused:
+    """An agent of an older data directory learns how far its former self came, and whether that still lives."""
+    held = [node for node in store.tables.nodes.values() if node.id == wanted.id and node.incarnation > wanted.incarnation]
+    if refused.name == "stale-incarnation" and held:
+        refused.extra |= {"incarnation": held[0].incarnation, "node_status": held[0].status}
+    return refused
 
 
 async def _take(store: Store, leader: Leader, name: str, beat: Heartbeat) -> None:

@@ -42,6 +42,8 @@ class AgentNode(Actor):
         self._web = web
         self._auditor = auditor
         self._notebook: Notebook | None = None
+        self._outdated = False
+        self._masters: Masters | None = None
 
     async def main(self) -> None:
         with Notebook(self.data_dir) as notebook:
@@ -70,6 +72,7 @@ class AgentNode(Actor):
             registration, notebook, worker, self.clock, telling=telling, watching=watching, dice=random.Random(dice.random())
         )
         worker.on_reports = masters.news
+        self._masters = masters
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(masters.tell())
             tasks.create_task(masters.watch())
@@ -96,6 +99,13 @@ class AgentNode(Actor):
     def restore_copy(self, copy: bytes) -> None:
         """Somebody puts back an older copy of a stopped agent's directory."""
         (self.data_dir / FILE).write_bytes(copy)
+        self._outdated, self._masters = True, None
+
+    @property
+    def waits(self) -> bool:
+        """Whether it runs from an older copy and must wait until its former self's lease is over."""
+        self._outdated = self._outdated and not (self.alive and self._masters is not None and self._masters.heard)
+        return self._outdated
 
     def copy_now(self) -> None:
         if (self.data_dir / FILE).exists():

@@ -113,7 +113,7 @@ class ClusterNemesis(Nemesis):
         leaders = [s for _, s in sorted(self._servers.items()) if s.leads() and not s.paused]
         whole = not any(self._network.cuts.values()) and all(s.alive and not s.paused for s in self._servers.values())
         for name, node in self._nodes.items():
-            if not node.alive or node.paused or (leaders and not whole and not self._hears(name, leaders[-1].name)):
+            if not node.alive or node.paused or node.waits or (leaders and not whole and not self._hears(name, leaders[-1].name)):
                 self._troubles[name].append(1.0)
             else:
                 heard = whole or all(self._both_ways(name, server) for server in self._servers)
