@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from raft.contract import ChangeKind
 
-from .members import MemberProcess, MemberSimulation
+from .members import MemberProcess, MemberSimulation, Roster
 from .process import Process
 from .scenarios import STEP_S, Stage
 from .simulation import Options, Simulation
@@ -19,30 +19,30 @@ class MemberStage(Stage):
         return MemberSimulation(seed, options)
 
     @property
-    def cast(self) -> MemberSimulation:
+    def roster(self) -> Roster:
         assert isinstance(self.simulation, MemberSimulation)
-        return self.simulation
+        return self.simulation.roster
 
     def member(self, number: int) -> MemberProcess:
-        return self.cast.active[f"s{number}:7000"]
+        return self.roster.active[f"s{number}:7000"]
 
     def ask(self, at: Process, kind: ChangeKind, subject: str) -> None:
-        self.cast.active[at.name].change(kind, subject, 5.0, lambda answer: None)
+        self.roster.active[at.name].change(kind, subject, 5.0, lambda answer: None)
 
     def add(self, *, promoted: bool = True) -> MemberProcess:
         """One more server, that votes, or that is held up as a learner."""
         leader = self.leader()
         assert leader is not None
         if not promoted:
-            for process in self.cast.active.values():
+            for process in self.roster.active.values():
                 assert process.replica is not None
                 process.replica.changes._has_caught_up = lambda id: False  # type: ignore[method-assign]
-        address = self.cast.next_address()
-        self.cast.active[leader.name].change(ChangeKind.ADD, address, 5.0, lambda answer: self.cast.join(address, address))
-        self.until(lambda: address in self.cast.active, 3.0)
-        process = self.cast.active[address]
+        address = self.roster.next_address()
+        self.roster.active[leader.name].change(ChangeKind.ADD, address, 5.0, lambda answer: self.roster.join(address, address))
+        self.until(lambda: address in self.roster.active, 3.0)
+        process = self.roster.active[address]
         if promoted:
-            self.until(lambda: address in self.cast.rolls.committed.voters, 5.0)
+            self.until(lambda: address in self.roster.rolls.committed.voters, 5.0)
         else:
             self.run(1.0)
         return process
@@ -125,7 +125,7 @@ def learner_counted(seed: int, ablate: str = "") -> set[str]:
     learner = stage.add(promoted=False)
     leader = stage.leader()
     assert leader is not None
-    others = [p for p in stage.cast.active.values() if p not in (leader, learner)]
+    others = [p for p in stage.roster.active.values() if p not in (leader, learner)]
     stage.apart([leader, learner], list(others))
     stage.until(lambda: stage.leader(list(others)) is not None, 3.0)
     successor = stage.leader(list(others))

@@ -5,6 +5,7 @@ checked, except that a majority is one of the configuration in force (`rolls.py`
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from msgspec import structs
 
@@ -84,43 +85,40 @@ class MemberProcess(Process):
         return super()._excused(error)
 
 
-class MemberNemesis(Nemesis):
-    """Asks for changes as an operator would, at any server, and believes only what it is told."""
+class Operator(Nemesis):
+    """Asks for changes of the members as people would, at any server, and believes only what it is told."""
 
-    def __init__(self, simulation: "MemberSimulation") -> None:
-        options = simulation.options
-        victims: dict[str, Victim] = simulation.active  # type: ignore[assignment]
-        super().__init__(simulation.world, simulation.network, victims, options.profile, options.fault_every_s, only=options.only)
-        self._simulation = simulation
+    def run_with(self, roster: "Roster") -> None:
+        self._roster = roster
         self._kinds |= {"add": self._add, "remove": self._remove, "move": self._move, "lead": self._lead}
+        roster.resting = lambda: self.resting
 
     def _cause(self, fault: Fault) -> None:
         if fault.victim in self._victims and (len(self._victims) > 1 or fault.kind == "add"):
             super()._cause(fault)
 
     def _asked(self) -> MemberProcess | None:
-        name = self._chance.choice(sorted(self._simulation.active))
-        process = self._simulation.active[name]
+        process = self._roster.active[self._chance.choice(sorted(self._roster.active))]
         return process if process.serving else None
 
     def _add(self, _: Victim) -> None:
-        simulation, via = self._simulation, self._asked()
-        if via is None or len(simulation.active) >= MOST:
+        roster, via = self._roster, self._asked()
+        if via is None or len(roster.active) >= MOST:
             return
-        address = simulation.next_address()
+        address = roster.next_address()
 
         def outcome(answer: str | LogError) -> None:
             if isinstance(answer, str):
                 self._world.counts["added"] += 1
-                simulation.join(answer, address)
+                roster.join(answer, address)
 
         via.change(ChangeKind.ADD, address, self._chance.choice(ASKED_S), outcome)
 
     def _remove(self, victim: Victim) -> None:
         via = self._asked()
-        if via is None or len(self._simulation.active) <= LEAST:
+        if via is None or len(self._roster.active) <= LEAST:
             return
-        leaving = self._simulation.active[victim.name]
+        leaving = self._roster.active[victim.name]
         leaving.removals += 1
 
         def outcome(answer: str | LogError) -> None:
@@ -129,18 +127,18 @@ class MemberNemesis(Nemesis):
                 self._world.counts["removals-refused"] += 1
             elif isinstance(answer, str):
                 self._world.counts["removed"] += 1
-                self._simulation.leaving(leaving)
+                self._roster.leaving(leaving)
 
         via.change(ChangeKind.REMOVE, victim.name, self._chance.choice(ASKED_S), outcome)
 
     def _move(self, victim: Victim) -> None:
         """One that knows where the others are, and while they know where everybody is: two that move at once would not meet again."""
-        simulation, leaving = self._simulation, self._simulation.active[victim.name]
-        seats = [seat for seat in simulation.rolls.committed.seats if seat.id in simulation.active]
-        if not leaving.knows(simulation.rolls) or any(simulation.active[seat.id].address != seat.address for seat in seats):
+        roster, leaving = self._roster, self._roster.active[victim.name]
+        seats = [seat for seat in roster.rolls.committed.seats if seat.id in roster.active]
+        if not leaving.knows(roster.rolls) or any(roster.active[seat.id].address != seat.address for seat in seats):
             return
         victim.die(power=False)
-        leaving.move(simulation.next_address())
+        leaving.move(roster.next_address())
         self._come_back(victim, 2.0)
 
     def _lead(self, victim: Victim) -> None:
@@ -149,27 +147,29 @@ class MemberNemesis(Nemesis):
             via.change(ChangeKind.LEAD, victim.name, 2.0, lambda answer: None)
 
 
-class MemberSimulation(Simulation):
-    def __init__(self, seed: int, options: Options) -> None:
+class Roster:
+    """Who is a server by now: how one becomes one, and ceases to be one."""
+
+    def __init__(
+        self, world: World, network: Network, names: list[str], processes: dict[str, Any], make: Callable[[str, RaftConfig], MemberProcess]
+    ) -> None:
+        """`processes` is everyone there ever was, `names` the same in order; both grow. `make` makes another one, of this id."""
+        self._world = world
+        self._network = network
+        self._names = names
+        self._processes = processes
+        self._make = make
+        self._next = len(names)
+        self.rolls = Rolls(world, first_configuration(names))
         self.active: dict[str, MemberProcess] = {}
         """Those that were not removed, by id."""
-        self._next = options.members
-        super().__init__(seed, options)
+        self.resting: Callable[[], bool] = lambda: False
+        """Whether all is being healed."""
+        self.faults_until = 0.0
 
-    def _process(self, config: RaftConfig, pace: Pace) -> MemberProcess:
-        if not self.active:
-            self.rolls = Rolls(self.world, first_configuration(self.names))
-            self.books.is_majority = self.rolls.is_majority
-        process = MemberProcess(self.world, self.network, self.books, config, pace, self.rolls)
-        self.active[process.name] = process
+    def enrol(self, process: MemberProcess) -> None:
+        self._processes[process.name] = self.active[process.name] = process
         process.on_retired = lambda: self.active.__delitem__(process.name)
-        return process
-
-    def _nemesis(self) -> Nemesis:
-        return MemberNemesis(self)
-
-    def _serving(self) -> dict[str, Server]:
-        return self.active  # type: ignore[return-value]
 
     def next_address(self) -> str:
         self._next += 1
@@ -177,54 +177,89 @@ class MemberSimulation(Simulation):
 
     def join(self, id: str, address: str) -> None:
         """A new server is started, with what some running one says of the cluster; where none knows of it yet, a little later."""
-        if id in self.processes:
-            return
+        if not self._joined(id, address) and not self.resting():
+            self._world.after(0.2, lambda: self.join(id, address))
+
+    def _joined(self, id: str, address: str) -> bool:
+        if id in self._processes:
+            return True
         told = [p.replica.status() for _, p in sorted(self.active.items()) if p.serving and p.replica is not None]
         known = next((status for status in told if any(member.id == id for member in status.members)), None)
         if known is None:
-            if not self.nemesis.resting:
-                self.world.after(0.2, lambda: self.join(id, address))
-            return
+            return False
         seats = tuple(Seat(member.id, member.address, member.voter) for member in known.members)
-        config, pace = self.template
-        config = structs.replace(config, me=address, members=(), invitation=Invitation(cluster=known.cluster, id=id, seats=seats))
-        self.names.append(id)
-        process = self.processes[id] = self._process(config, pace)
-        process.on_snapshot_renamed = self.nemesis.snapshot_renamed
+        self._names.append(id)
+        process = self._make(id, RaftConfig(me=address, members=(), invitation=Invitation(cluster=known.cluster, id=id, seats=seats)))
+        self.enrol(process)
         process.start()
+        return True
 
     def leaving(self, process: MemberProcess) -> None:
         """It was removed, as somebody was told: it must know soon once nothing is in its way."""
 
         def look() -> None:
-            if self.nemesis.resting and process.alive and not process.retired and self._hears_of_it(process):
-                self.world.violate("removed-still-runs", f"{process.name} was removed and has not stopped")
+            if self.resting() and process.alive and not process.retired and self._hears_of_it(process):
+                self._world.violate("removed-still-runs", f"{process.name} was removed and has not stopped")
 
-        self.world.at(max(self.world.now, self.options.seconds) + STOPS_S, look)
+        self._world.at(max(self._world.now, self.faults_until) + STOPS_S, look)
 
     def _hears_of_it(self, process: MemberProcess) -> bool:
         """One that was away while all the others moved or were replaced knows nobody who could tell it, and nobody calls it any more."""
         known = process.replica.membership.peers if process.replica is not None else {}
-        return any(id in self.active and self.network.places.get(address, address) == id for id, address in known.items())
+        return any(id in self.active and self._network.places.get(address, address) == id for id, address in known.items())
 
     def members(self) -> list[str]:
         return [seat.id for seat in self.rolls.committed.seats]
 
-    def _heal(self) -> None:
-        """Before all is judged, those that were added and never started are, and everybody votes."""
-        self.nemesis.heal()
-        self.world.run_until(self.world.now + STOPS_S)
-        until = self.world.now + FINAL_S
-        while self.world.now < until:
+    def settle(self) -> None:
+        """After the faults: those that were added and never started are, and everybody votes."""
+        world = self._world
+        world.run_until(world.now + STOPS_S)
+        until = world.now + FINAL_S
+        while world.now < until:
             for seat in self.rolls.committed.seats:
-                if seat.id not in self.processes:
-                    self.nemesis.resting = False
-                    self.join(seat.id, seat.address)
-                    self.nemesis.resting = True
-            self.world.run_until(self.world.now + 0.5)
-            if all(seat.voter and seat.id in self.processes for seat in self.rolls.committed.seats):
-                break
-        missing = [seat.id for seat in self.rolls.committed.seats if seat.id not in self.processes or not seat.voter]
-        if missing:
-            self.world.violate("stuck", f"{missing} were added and do not vote")
+                self._joined(seat.id, seat.address)
+            world.run_until(world.now + 0.5)
+            if not self._missing():
+                return
+        if missing := self._missing():
+            world.violate("stuck", f"{missing} were added and do not vote")
+
+    def _missing(self) -> list[str]:
+        return [seat.id for seat in self.rolls.committed.seats if seat.id not in self._processes or not seat.voter]
+
+
+class MemberSimulation(Simulation):
+    def _process(self, config: RaftConfig, pace: Pace) -> MemberProcess:
+        if not self.processes:
+            self.roster = Roster(self.world, self.network, self.names, self.processes, self._newcomer)
+            self.roster.faults_until = self.options.seconds
+            self.books.is_majority = self.roster.rolls.is_majority
+        process = MemberProcess(self.world, self.network, self.books, config, pace, self.roster.rolls)
+        self.roster.enrol(process)
+        return process
+
+    def _newcomer(self, id: str, told: RaftConfig) -> MemberProcess:
+        config, pace = self.template
+        config = structs.replace(config, me=told.me, members=(), invitation=told.invitation)
+        process = MemberProcess(self.world, self.network, self.books, config, pace, self.roster.rolls)
+        process.on_snapshot_renamed = self.nemesis.snapshot_renamed
+        return process
+
+    def _nemesis(self) -> Nemesis:
+        options = self.options
+        victims: dict[str, Victim] = self.roster.active  # type: ignore[assignment]
+        operator = Operator(self.world, self.network, victims, options.profile, options.fault_every_s, only=options.only)
+        operator.run_with(self.roster)
+        return operator
+
+    def _serving(self) -> dict[str, Server]:
+        return self.roster.active  # type: ignore[return-value]
+
+    def members(self) -> list[str]:
+        return self.roster.members()
+
+    def _heal(self) -> None:
+        self.nemesis.heal()
+        self.roster.settle()
         super()._heal()
