@@ -19,7 +19,7 @@ from .faults import Fault, Nemesis, Victim
 from .network import Network
 from .process import Pace, Process
 from .rolls import Rolls, Witness
-from .simulation import PORT, Options, Simulation
+from .simulation import PORT, Simulation
 from .workload import Server
 from .world import World
 

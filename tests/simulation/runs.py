@@ -15,8 +15,11 @@ from .simulation import Options, Outcome, Simulation
 MEMBER = "member"
 MEMBER_EVERY = 13
 """Every so many seeds; the others are what they were before there was this profile."""
+CLUSTER_MEMBERS = "cluster-members"
+CLUSTER_MEMBERS_EVERY = 17
+"""In the same way."""
 PROFILES = (*faults.PROFILES, *cluster_faults.PROFILES)
-_TURNS = tuple(name for name in PROFILES if name != MEMBER)
+_TURNS = tuple(name for name in PROFILES if name not in (MEMBER, CLUSTER_MEMBERS))
 IN_FLIGHT = 4
 """Runs given to each process ahead of what it has finished."""
 
@@ -25,6 +28,8 @@ def profile_of(seed: int, wanted: str) -> str:
     """`all` gives each seed a profile by turns, so that a seed alone always means the same run."""
     if wanted != "all":
         return wanted
+    if seed % CLUSTER_MEMBERS_EVERY == CLUSTER_MEMBERS_EVERY - 1:
+        return CLUSTER_MEMBERS
     return MEMBER if seed % MEMBER_EVERY == MEMBER_EVERY - 1 else _TURNS[seed % len(_TURNS)]
 
 

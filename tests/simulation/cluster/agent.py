@@ -14,6 +14,7 @@ from kago.agent.app import CALL_S
 from kago.agent.masters import Masters, Superseded
 from kago.agent.notes import FILE, Notebook
 from kago.agent.worker import Worker
+from kago.client.client import Client
 from kago.core.model.deployment import Runtime
 from kago.core.model.pod import Pod
 from kago.core.model.report import Registration
@@ -44,6 +45,12 @@ class AgentNode(Actor):
         self._notebook: Notebook | None = None
         self._outdated = False
         self._masters: Masters | None = None
+        self._clients: tuple[Client, ...] = ()
+
+    @property
+    def known_servers(self) -> set[str]:
+        """Whom both of its halves would ask."""
+        return set.intersection(*(set(client.servers) for client in self._clients)) if self._clients else set()
 
     async def main(self) -> None:
         with Notebook(self.data_dir) as notebook:
@@ -65,6 +72,7 @@ class AgentNode(Actor):
         servers = (*(f"http://{host}" for host in given), *notebook.notes.masters)
         telling = Http(self._web, self).client(servers, timeout_s=CALL_S)
         watching = Http(self._web, self).client(servers, timeout_s=CALL_S)
+        self._clients = (telling, watching)
         runtime = SimRuntime(self.engine, self)
         runtime.before_start = lambda pod: self._auditor.will_start(self.name, pod, notebook.notes.index)
         worker = Worker(notebook, {Runtime.DOCKER: runtime}, self.name, self.clock)

@@ -1,13 +1,14 @@
 """What goes wrong in a whole cluster: what does for servers, and agents, nodes, engines, wall clocks and old backups beside it."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random
 from typing import Protocol
 
 from tests.simulation.cluster.actor import Actor, Clock
 from tests.simulation.cluster.agent import AgentNode
-from tests.simulation.faults import KILL, NET, POWER, Fault, Nemesis, Victim
+from tests.simulation.faults import KILL, NET, POWER, Fault, Victim
+from tests.simulation.members import Operator
 from tests.simulation.network import Network
 from tests.simulation.world import World
 
@@ -22,6 +23,10 @@ PROFILES: dict[str, dict[str, int]] = {
     "cluster-views": {"alone": 5, "node-kill": 5, "pause": 2, "wall-jump": 1},
     "cluster-nodes": NODE,
     "cluster-servers": POWER | {"user-cut": 2, "wall-jump": 1},
+    "cluster-members": {
+        "add": 7, "remove": 6, "move": 4, "lead": 2, "partition": 2, "oneway": 1, "pause": 2, "kill": 3, "power": 2, "killall": 1,
+        "node-kill": 2, "node-cut": 1, "node-part": 2, "user-cut": 1, "alone": 1,
+    },
     "cluster": KILL | NODE | {"user-cut": 1, "alone": 1},
 }
 LEASE_S = 5.0
@@ -35,20 +40,22 @@ class Server(Victim, Protocol):
     clock: Clock
 
 
-class ClusterNemesis(Nemesis):
+class ClusterNemesis(Operator):
     def __init__(
         self,
         world: World,
         network: Network,
-        servers: dict[str, Server],
+        servers: Mapping[str, Server],
         nodes: dict[str, AgentNode],
-        users: dict[str, Actor],
+        users: Mapping[str, Actor],
         profile: str,
         every_s: float,
         *,
         only: tuple[Fault, ...] | None = None,
     ) -> None:
-        super().__init__(world, network, dict(servers), profile, every_s, only=only)
+        """`servers` are those there are at any time."""
+        victims: dict[str, Victim] = servers  # type: ignore[assignment]
+        super().__init__(world, network, victims, profile, every_s, only=only)
         self._servers = servers
         self._nodes = nodes
         self._users = users
@@ -89,7 +96,7 @@ class ClusterNemesis(Nemesis):
         elif fault.kind == "alone":  # from its peers, but neither from nodes nor from users
             others = [name for name in sorted(self._servers) if name != fault.victim]
             self._cut(self._links(fault.victim, others), self._away_s(self._chance))
-        elif fault.kind == "wall-jump":
+        elif fault.kind == "wall-jump" and fault.victim in {**self._nodes, **self._servers}:
             machine: Server | AgentNode = self._nodes[fault.victim] if fault.victim in self._nodes else self._servers[fault.victim]
             machine.clock.offset_s += self._chance.choice((-3600.0, -10.0, 10.0, 3600.0))
         else:
@@ -155,7 +162,7 @@ class ClusterNemesis(Nemesis):
 
     def _cut_from_some(self, node: AgentNode) -> None:
         names = sorted(self._servers)
-        some = self._chance.sample(names, self._chance.randrange(1, len(names)))
+        some = self._chance.sample(names, self._chance.randrange(1, max(2, len(names))))
         self._cut(self._links(node.name, some), self._away_s(self._chance))
 
     def _cut_one_way(self, node: AgentNode) -> None:

@@ -71,7 +71,7 @@ class Ledger(Books):
         if twice != index:
             self._world.violate("applied-twice", f"one entry at {twice} and at {index}: {entry!r:.80}")
         holders = [n for n in self._names if self._holds(n, entry)]
-        if 2 * len(holders) <= len(self._names):
+        if not self.is_majority(frozenset(holders)):
             self._world.violate("commit-without-majority", f"{name} applied {index}, which is on the platters of {holders} only")
         self._world.log("first", name, index, entry[:60].hex())
 

@@ -17,40 +17,65 @@ from tests.simulation.cluster.api import Api, operation
 from tests.simulation.cluster.ledger import Ledger
 from tests.simulation.cluster.loop import SimLoop, leave
 from tests.simulation.cluster.web import Exchange, Web
+from tests.simulation.members import MemberProcess
 from tests.simulation.network import Network
-from tests.simulation.process import Pace, Process
+from tests.simulation.process import Pace
+from tests.simulation.rolls import Rolls
 from tests.simulation.world import World
 
 
-class ServerProcess(Process):
-    """`web.Door`."""
+class ServerProcess(MemberProcess):
+    """`web.Door`, at the host of its address."""
 
     def __init__(
-        self, world: World, network: Network, ledger: Ledger, config: RaftConfig, pace: Pace, *, web: Web, strategy: Strategy, number: int
+        self,
+        world: World,
+        network: Network,
+        ledger: Ledger,
+        config: RaftConfig,
+        pace: Pace,
+        rolls: Rolls,
+        *,
+        web: Web,
+        strategy: Strategy,
+        number: int,
     ) -> None:
-        super().__init__(world, network, ledger, config, pace)
+        super().__init__(world, network, ledger, config, pace, rolls)
         self.clock = Clock(world, number)
         self.server: Server | None = None
         self.loop: SimLoop | None = None
         self.graves: list[SimLoop] = []
-        host = self.name.partition(":")[0]
-        url = f"http://{host}"
-        self._serve_config = ServeConfig(me=self.name, members=config.members, api_url=url, data_dir=Path(), scheduler=strategy)
+        self._strategy = strategy
         self._ledger = ledger
         self._web = web
         self._api: Api | None = None
         self._log_calls = False
         """The replica asked for a step that it was not given yet."""
-        web.doors[host] = self  # type: ignore[assignment]
+        web.doors[self.host] = self  # type: ignore[assignment]
+
+    @property
+    def host(self) -> str:
+        return self.address.partition(":")[0]
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}"
+
+    def move(self, address: str) -> None:
+        del self._web.doors[self.host]
+        super().move(address)
+        self._web.doors[self.host] = self  # type: ignore[assignment]
 
     def _born(self) -> StateMachine:
         self.loop = SimLoop(self._world, self)
+        config = ServeConfig(me=self.name, members=(), api_url=self.url, data_dir=Path(), scheduler=self._strategy)
         with self.loop.running():
-            self.server = Server(self._serve_config, clock=self.clock)
+            self.server = Server(config, clock=self.clock)
             self._api = Api(self.server, self._bug)
         return Watched(self.name, self.server, self._ledger)
 
     def _opened(self, replica: Replica) -> None:
+        super()._opened(replica)
         server, loop = self.server, self.loop
         assert server is not None and loop is not None
         replica.on_message = server.leader.told

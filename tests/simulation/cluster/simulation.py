@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from msgspec import structs
+
 from kago.core.model.deployment import Strategy
 from kago.core.model.node import NodeStatus
 from kago.core.state.commands import SCHEMA_VERSION
+from kago.core.state.tables import Tables
 from raft.contract import RaftConfig
 from tests.simulation.cluster.agent import AgentNode
 from tests.simulation.cluster.api import quick_blueprints
@@ -23,6 +26,7 @@ from tests.simulation.cluster.ledger import Ledger
 from tests.simulation.cluster.server import ServerProcess
 from tests.simulation.cluster.users import User
 from tests.simulation.cluster.web import Manners, Web
+from tests.simulation.members import Roster
 from tests.simulation.network import Latency, Network
 from tests.simulation.process import Pace
 from tests.simulation.simulation import NARROW, PORT, ROOMY, WRITE_BACK_S, Options, Outcome, _durable, squeezed
@@ -32,6 +36,8 @@ CONVERGE_S = 100.0
 """Once everything works again, what is wanted must run within this: a crash loop's longest delay, a rollout, and some."""
 STEADY_S = 3.0
 READS_S = 1.0
+FIRST_NEWCOMER = 30
+"""Number of the first server that joins, past those of all other machines."""
 
 
 class ClusterSimulation:
@@ -43,6 +49,8 @@ class ClusterSimulation:
         world = self.world = World(seed, keep_trace=options.keep_trace)
         chance = world.random("shape")
         faulty = bool(PROFILES[options.profile]) or options.only is not None
+        self.changing = "add" in PROFILES[options.profile]
+        """Whether servers come and go."""
         self.names = [f"s{i}:{PORT}" for i in range(1, options.members + 1)]
         longest_s = chance.choice((0.002, 0.005, 0.03))
         slow_share, slow_s = chance.choice((0.0, 0.01, 0.05)), chance.choice((0.1, 0.4, 1.2))
@@ -63,7 +71,11 @@ class ClusterSimulation:
         self.sizes = chance.choice((ROOMY, NARROW))
         entries, strategy = chance.choice((15, 40, 200)), chance.choice(list(Strategy))
         self.servers: dict[str, ServerProcess] = {}
-        for number, name in enumerate(self.names):
+        """All there ever were."""
+        self.roster = Roster(world, self.network, self.names, self.servers, self._newcomer)
+        self.roster.faults_until = options.seconds
+        self.ledger.is_majority = self.roster.rolls.is_majority
+        for name in tuple(self.names):
             config = RaftConfig(
                 me=name, members=tuple(self.names), max_replies=5_000, snapshot_every_bytes=200_000, snapshot_every_entries=entries,
                 level=SCHEMA_VERSION, ablate=options.ablate,
@@ -71,9 +83,8 @@ class ClusterSimulation:
             pace = Pace(
                 snapshot_s=chance.choice((0.005, 0.1, 0.6)), sync_s=chance.choice((0.0, 0.0, 0.004)), transfer_bytes=self.sizes.transfer
             )
-            self.servers[name] = ServerProcess(
-                world, self.network, self.ledger, config, pace, web=self.web, strategy=strategy, number=number + 1
-            )
+            self.template = config, pace, strategy
+            self.roster.enrol(self._server(config, len(self.servers) + 1))
         self.home = Path(tempfile.mkdtemp(prefix="kago-simulation-", dir=_memory_disk()))
         mood = Mood(ends_after_s=chance.choice((0.0, 20.0, 120.0))) if faulty else CALM
         self.nodes = {
@@ -85,9 +96,26 @@ class ClusterSimulation:
             for number, name in enumerate(("u1", "u2", "u3"))
         }
         self.nemesis = ClusterNemesis(
-            world, self.network, dict(self.servers), self.nodes, dict(self.users), options.profile, options.fault_every_s, only=options.only
+            world, self.network, self._active, self.nodes, self.users, options.profile, options.fault_every_s, only=options.only
         )
+        self.nemesis.run_with(self.roster)
         self.ledger.trouble_s = self.nemesis.trouble_s
+
+    @property
+    def _active(self) -> dict[str, ServerProcess]:
+        """Servers that were not removed."""
+        return self.roster.active  # type: ignore[return-value]
+
+    def _server(self, config: RaftConfig, number: int) -> ServerProcess:
+        _, pace, strategy = self.template
+        rolls = self.roster.rolls
+        return ServerProcess(
+            self.world, self.network, self.ledger, config, pace, rolls, web=self.web, strategy=strategy, number=number
+        )
+
+    def _newcomer(self, id: str, told: RaftConfig) -> ServerProcess:
+        config = structs.replace(self.template[0], me=told.me, members=(), invitation=told.invitation)
+        return self._server(config, FIRST_NEWCOMER + len(self.servers))
 
     def _holds(self, name: str, entry: bytes) -> bool:
         server = self.servers[name]
@@ -140,6 +168,8 @@ class ClusterSimulation:
         world = self.world
         self.nemesis.heal()
         world.log("healed")
+        if self.changing:
+            self.roster.settle()
         for _, node in sorted(self.nodes.items()):
             node.engine.mood = CALM
         for _, user in sorted(self.users.items()):
@@ -178,15 +208,17 @@ class ClusterSimulation:
 
     def _unfinished(self) -> list[str]:
         """What keeps the cluster from being exactly as it is wanted, by the state of every server and by what really runs."""
-        wrong = [f"{server.name} does not run" for server in self.servers.values() if not server.alive]
+        members = {name: self.servers[name] for name in self.roster.members()}
+        wrong = [f"{server.name} does not run" for server in members.values() if not server.alive]
         wrong += [f"{node.name} does not run" for node in self.nodes.values() if not node.alive]
-        stores = {name: server.server.store for name, server in self.servers.items() if server.alive and server.server is not None}
+        stores = {name: server.server.store for name, server in members.items() if server.alive and server.server is not None}
         if wrong:
             return wrong
         indexes = {name: store.tables.index for name, store in stores.items()}
         if max(indexes.values()) - min(indexes.values()) > 3:
             return [f"not converged: {indexes}"]
         tables = stores[max(indexes, key=lambda name: indexes[name])].tables
+        wrong += self._unlearnt(tables)
         for name, (replicas, image) in self.history.all().items():
             deployment = tables.deployments.get(name)
             if deployment is None or (deployment.replicas, deployment.image) != (replicas, image):
@@ -206,6 +238,17 @@ class ClusterSimulation:
         kept = sum(len(engine.containers) for engine in engines.values())
         if wanted != found or kept != len(found):
             wrong.append(f"pods are {sorted(wanted.items())}, containers {sorted(found.items())}, {kept} in all")
+        return wrong
+
+    def _unlearnt(self, tables: Tables) -> list[str]:
+        """Whoever has not heard by itself which servers there are now."""
+        urls = {self.servers[name].url for name in self.roster.members()}
+        told = {server.id: server.api for server in tables.servers.values()}
+        wrong = [] if set(told) == set(self.roster.members()) and set(told.values()) == urls else [f"the servers are {told}, not {urls}"]
+        asking: list[AgentNode | User] = [*self.nodes.values(), *self.users.values()]
+        for actor in asking:
+            if not urls <= actor.known_servers:
+                wrong.append(f"{actor.name} knows {sorted(actor.known_servers)} of the servers {sorted(urls)}")
         return wrong
 
     def _outcome(self) -> Outcome:

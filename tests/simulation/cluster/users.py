@@ -31,11 +31,16 @@ class User(Actor):
         self._chance: Random = world.random(f"user/{name}")
         self._images = 0
         self._http = Http(web, self)
+        self._client: Client | None = None
+
+    @property
+    def known_servers(self) -> set[str]:
+        return set(self._client.servers) if self._client is not None else set()
 
     async def main(self) -> None:
         servers = [f"http://{host}" for host in sorted(self._web.doors)]
         self._chance.shuffle(servers)
-        client = self._http.client(servers)
+        client = self._client = self._http.client(servers)
         kinds: dict[str, Callable[[Client], Coroutine[Any, Any, None]]] = {
             "create": self._create, "scale": self._scale, "roll": self._roll, "delete": self._delete, "delete-pod": self._delete_pod,
             "get": self._get, "list": self._list,
