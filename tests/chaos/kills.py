@@ -1,6 +1,7 @@
 """Kills servers and agents at every failpoint, again and again, under load, and judges as after every other fault.
 
     python -m tests.chaos.kills --times 20 --out kills.jsonl      the points that were killed at least often come first
+    python -m tests.chaos.kills --action error --times 5          what is written, synced, renamed and started fails there instead
     python -m tests.chaos.kills --report kills.jsonl
 
 Each server and each agent has its own failpoint armed, dies at it, and is started again; another is armed as soon as the cluster is
@@ -57,6 +58,9 @@ RARE = ("snapshot", "compaction", *STARTING, *INSTALLING, *SENDING, *VOTING, *LE
 AWAY_S = 1.5
 LEASE_S = 60.0
 """An agent that dies again and again may be silent for longer than the usual lease; here its pods must not be moved for that."""
+FAILING = ("journal", "compaction", "snapshot.", "incoming", "identity", "notes", "process", "docker")
+NEVER_FAILING = ("snapshot.begin", "snapshot.adopt", "process.signal")
+"""Places where a disk, a kernel or an engine may say no; at the others an error would be a bug of ours."""
 SNAPSHOT_ENTRIES = 40
 """Few, so that a snapshot is made every second."""
 
@@ -75,8 +79,9 @@ class Parcel(Struct, frozen=True, kw_only=True):
 class Killer:
     """Arms points on one cluster's processes, and starts again what died of it."""
 
-    def __init__(self, cluster: ChaosCluster, deaths: Counter[str], dice: random.Random) -> None:
+    def __init__(self, cluster: ChaosCluster, deaths: Counter[str], dice: random.Random, *, action: str = "exit") -> None:
         self.cluster = cluster
+        self._action = action
         self.deaths = deaths
         """Over all parcels, by point."""
         self.mine: Counter[str] = Counter()
@@ -91,9 +96,10 @@ class Killer:
         """Look at every process once."""
         now = time.monotonic()
         for name, process in self.cluster.processes.items():
-            if not process.running:
-                if name in self._armed:
-                    self._died(name, now)
+            running = process.running
+            if name in self._armed and (not running or self._action != "exit"):
+                self._note(name, now)
+            if not running:
                 if now >= self._down_until.get(name, 0.0):
                     process.start()
                     self._down_until[name] = now + 0.1
@@ -102,15 +108,18 @@ class Killer:
                     self._unreached[self._armed[name][0]] += 1
                     self._disarm(name)
             elif now >= self._down_until.get(name, 0.0) and self._may_die(name):
-                process.arguments = tuple(word for word in process.arguments if word != REJOIN)
+                if REJOIN in process.arguments:
+                    if not self.cluster.in_step():
+                        continue  # its directory may still be nobody's
+                    process.arguments = tuple(word for word in process.arguments if word != REJOIN)
                 self._arm(name, times, now)
         self._churn(now)
 
     def end(self) -> None:
         """Disarm all, start all, and wait until the cluster is whole."""
         for name in self.cluster.processes:
-            if name in self._armed and not self.cluster.processes[name].running:
-                self._died(name, time.monotonic())
+            if name in self._armed and (self._action != "exit" or not self.cluster.processes[name].running):
+                self._note(name, time.monotonic())
             self._disarm(name)
             self.cluster.failpoint(name).write_text("")
         for process in self.cluster.processes.values():
@@ -126,19 +135,19 @@ class Killer:
 
     def _points(self, name: str) -> Sequence[str]:
         if name not in SERVERS:
-            return (*AGENT, *(DOCKER if self.cluster.engines else PROCESS))
+            return fitting((*AGENT, *(DOCKER if self.cluster.engines else PROCESS)), self._action)
         others = FOLLOWING if self.cluster.roles().get(name) == "leader" else LEADING
         if not self.cluster.in_step():
             others = (*others, *MEETING)  # nobody empties a disk while another server is catching up
-        return [point for point in SERVER if not point.startswith(others)]
+        return fitting((point for point in SERVER if not point.startswith(others)), self._action)
 
     def _arm(self, name: str, times: int, now: float) -> None:
-        rank = {point: (self.deaths[point] + self._unreached[point], self._dice.random()) for point in self._points(name)}
-        point = min(rank, key=lambda point: rank[point])
-        if self.deaths[point] >= times:
+        rank = {p: (self.deaths[p] + self._unreached[p], self._dice.random()) for p in self._points(name) if self.deaths[p] < times}
+        if not rank:
             return
+        point = min(rank, key=lambda point: rank[point])
         count = 1 if point.startswith(RARE) else self._dice.choice((1, 1, 2, 5))
-        self.cluster.failpoint(name).write_text(f"{point}:{count}:exit\n")
+        self.cluster.failpoint(name).write_text(f"{point}:{count}:{self._action}\n")
         self._armed[name] = (point, now)
         self._lead_to(point, name)
 
@@ -163,7 +172,8 @@ class Killer:
         self.cluster.processes[name].kill()
         self._down_until[name] = time.monotonic() + seconds
 
-    def _died(self, name: str, now: float) -> None:
+    def _note(self, name: str, now: float) -> None:
+        """Whether it came to its place, and died or went on."""
         fired = Path(f"{self.cluster.failpoint(name)}.fired")
         lines = fired.read_text().splitlines() if fired.exists() else []
         if len(lines) > self._fired.get(name, 0):
@@ -187,7 +197,14 @@ class Killer:
         self.cluster.ask(server, "PUT", f"/deployments/{CHURN}", body, timeout_s=2.0)
 
 
-def parcel(directory: Path, *, with_docker: bool, times: int, deaths: Counter[str], dice: random.Random, nursery: Nursery) -> Parcel:
+def fitting(points: Iterable[str], action: str) -> list[str]:
+    """Those of them at which there can be that action."""
+    return [point for point in points if action == "exit" or (point.startswith(FAILING) and not point.startswith(NEVER_FAILING))]
+
+
+def parcel(
+    directory: Path, *, with_docker: bool, action: str, times: int, deaths: Counter[str], dice: random.Random, nursery: Nursery
+) -> Parcel:
     """One cluster, its deaths and its judgement."""
     findings, began = Findings(), time.time()
     registry = Registry(directory) if with_docker else None
@@ -200,7 +217,8 @@ def parcel(directory: Path, *, with_docker: bool, times: int, deaths: Counter[st
         lease_s=LEASE_S,
     )
     load = Load(cluster.ways, mark="k", dice=dice)
-    killer = Killer(cluster, deaths, dice)
+    killer = Killer(cluster, deaths, dice, action=action)
+    points = aims(with_docker=with_docker, action=action)
     try:
         cluster.start()
         for engine in cluster.engines.values():
@@ -211,7 +229,7 @@ def parcel(directory: Path, *, with_docker: bool, times: int, deaths: Counter[st
         cluster.user.do(load.prepare())
         running = cluster.user.begin(load.run())
         until = time.monotonic() + PARCEL_S
-        while time.monotonic() < until:
+        while time.monotonic() < until and any(deaths[point] < times for point in points):
             killer.step(times)
             time.sleep(0.02)
         killer.end()
@@ -230,6 +248,11 @@ def parcel(directory: Path, *, with_docker: bool, times: int, deaths: Counter[st
     sure = sum(call.returned_at is not None and not call.refused for call in load.calls)
     unknown = sum(call.returned_at is None and call.kind != "read" for call in load.calls)
     return Parcel(at=began, deaths=dict(killer.mine), calls=len(load.calls), acknowledged=sure, unknown=unknown, findings=findings)
+
+
+def aims(*, with_docker: bool, action: str) -> list[str]:
+    """Every point that has to be come to. Beside engines only those of agents are armed."""
+    return fitting((*AGENT, *DOCKER) if with_docker else (*SERVER, *AGENT, *PROCESS), action)
 
 
 def report(parcels: Iterable[Parcel]) -> str:
@@ -260,6 +283,7 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=20, help="until every point was killed at so often")
     parser.add_argument("--minutes", type=float, default=600.0)
     parser.add_argument("--runtime", choices=("docker", "process"), default="process")
+    parser.add_argument("--action", choices=("exit", "error"), default="exit")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 10**6)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--report", type=Path, nargs="+")
@@ -274,13 +298,21 @@ def main() -> int:
         return 2
     deaths = sum((Counter(one.deaths) for one in done), Counter[str]())
     dice, until = random.Random(arguments.seed), time.monotonic() + 60 * arguments.minutes
-    points = (*AGENT, *DOCKER) if with_docker else (*SERVER, *AGENT, *PROCESS)
+    points = aims(with_docker=with_docker, action=arguments.action)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)  # so that what was made goes in that case, too
     nursery = Nursery()
     while not arguments.report and time.monotonic() < until and min(deaths[point] for point in points) < arguments.times:
         directory = Path(tempfile.mkdtemp(prefix="kago-kills-"))
-        one = parcel(directory, with_docker=with_docker, times=arguments.times, deaths=deaths, dice=dice, nursery=nursery)
+        one = parcel(
+            directory,
+            with_docker=with_docker,
+            action=arguments.action,
+            times=arguments.times,
+            deaths=deaths,
+            dice=dice,
+            nursery=nursery,
+        )
         done.append(one)
         if arguments.out is not None:
             with arguments.out.open("ab") as file:
