@@ -3,24 +3,27 @@
 import asyncio
 import logging
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kago.client.client import Client
 from kago.client.errors import ClientError
-from kago.client.join import join
+from kago.client.join import JoinRefused, fetch_ca, join
 from kago.clock import Clock
 from kago.core.model.token import TokenRole
+from kago.security.authority import ca_digest
 from kago.security.keyring import LOOK_S, Keyring, KeyringError
 from kago.security.subject import Role
 from kago.security.tokens import Token
 
 logger = logging.getLogger("kago.agent")
 AGAIN_S = 60.0
+OTHER_CA_S = 60.0
+"""A token of another CA is held up against what servers say for this long, if none can be reached."""
 FRESH = "a fresh token lets it in: kago token create --role agent, then start the agent with it in KAGO_TOKEN or --token-file"
 
 
-async def admitted(data_dir: Path, name: str, masters: Iterable[str], token: Token | None, clock: Clock) -> Keyring | None:
+async def admitted(data_dir: Path, name: str, masters: Sequence[str], token: Token | None, clock: Clock) -> Keyring | None:
     """The keys of node `name`, after joining with `token` where need be; None where the cluster is not secured.
 
     KeyringError where there is neither a certificate in force nor a token; JoinRefused.
@@ -28,7 +31,7 @@ async def admitted(data_dir: Path, name: str, masters: Iterable[str], token: Tok
     keyring = Keyring(data_dir)
     own = keyring.subject
     named = own is not None and own.role is Role.AGENT and own.name == name
-    if named and keyring.usable(now=clock.now()):
+    if named and keyring.usable(now=clock.now()) and not (token and await _has_another_ca(keyring, masters, token, clock)):
         return keyring
     if token is None:
         if not keyring.held:
@@ -46,6 +49,25 @@ async def admitted(data_dir: Path, name: str, masters: Iterable[str], token: Tok
     keyring.install(key_pem, reply.certificate.encode())
     logger.info("joined cluster %s as node %s", keyring.cluster, name)
     return keyring
+
+
+async def _has_another_ca(keyring: Keyring, masters: Iterable[str], token: Token, clock: Clock) -> bool:
+    """Whether the cluster lost its CA and was given the one that `token` names, so that our certificate is worth nothing there.
+
+    A token from long ago is no reason: only what a server says now counts, which may have to be waited for."""
+    if token.pins(ca_digest(keyring.ca_pem)):
+        return False
+    until = clock.monotonic() + OTHER_CA_S
+    while True:
+        try:
+            await fetch_ca([master for master in masters if master.startswith("https://")], token)
+        except ClientError as error:
+            if isinstance(error, JoinRefused) or clock.monotonic() > until:
+                logger.warning("the token is of another CA than this agent's certificate, which is used on: %s", error)
+                return False
+        else:
+            return True
+        await asyncio.sleep(1.0)
 
 
 async def renew(keyring: Keyring, client: Client, clock: Clock) -> None:

@@ -110,6 +110,15 @@ async def add(environment: Mapping[str, str], name: str, servers: tuple[str, ...
     save(environment, Contexts(current=current, contexts={**known.contexts, name: context}))
 
 
+def keep_new(environment: Mapping[str, str], name: str, context: Context) -> bool:
+    """Remember a context, used from now on if none was; False where there is one of that name, which stays. VerbFailed, OSError."""
+    known = load(environment)
+    if name in known.contexts:
+        return False
+    save(environment, Contexts(current=known.current or name, contexts={**known.contexts, name: context}))
+    return True
+
+
 def use(environment: Mapping[str, str], name: str) -> None:
     known = load(environment)
     _existing(known, name)

@@ -249,7 +249,7 @@ def cluster_init(
     once: Annotated[bool, typer.Option("--once", help="For scripts: no error where it was done; tokens in --tokens-to alone.")] = False,
 ) -> None:
     """Begin a secured cluster on this machine: a CA for its first server, and tokens for all that join."""
-    init(data_dir or default_data_dir(f"server-{port}"), tokens_to, once=once)
+    init(data_dir or default_data_dir(f"server-{port}"), tokens_to, once=once, port=port, environment=os.environ)
 
 
 @cluster_app.command("status")

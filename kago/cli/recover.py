@@ -11,11 +11,13 @@ import typer
 
 from kago.cli.console import note, say
 from kago.cli.failures import Code, VerbFailed
+from kago.cli.founding import note_authority
 from kago.cli.serving import split_list
 from kago.cli.tables import NONE, columns, duration
 from kago.client.client import Client
 from kago.client.errors import ClientError, Problem
 from kago.client.status import ClusterStatus
+from kago.security.handshake import blind_context
 from kago.security.keyring import Keyring, KeyringError
 from kago.security.subject import Role
 from kago.server.backup import Survivor, examine_survivor, recover
@@ -42,6 +44,7 @@ def begin_again(data_dirs: Sequence[Path], *, plan: bool, yes: bool, servers: st
     except ValueError as error:
         raise VerbFailed(str(error), Code.CONFLICT) from error
     say(f"{best.data_dir}: server {best.remains.address} is a cluster of one, from index {index} on; its old files are in {kept}")
+    note_authority(best.data_dir, best.tables.cluster)
     note(
         f"Start it as before (kago serve --data-dir {best.data_dir} …), then add servers with empty data directories: "
         "kago cluster add ADDRESS there, kago serve --join URL --address ADDRESS on the new machine."
@@ -63,12 +66,18 @@ def _check_kinship(survivors: Sequence[Survivor]) -> None:
 
 
 def _dialling(survivors: Iterable[Survivor]) -> SSLContext | None:
-    """What a server of this cluster proves itself with; None where it is not secured."""
+    """What a server of this cluster proves itself with; None where it is not secured.
+
+    Whoever has nothing that is in force, as after a year in a drawer, is told no more than that there is a server: enough to stop here."""
     try:
         keyrings = [Keyring(survivor.data_dir) for survivor in survivors]
     except KeyringError as error:
         raise VerbFailed(str(error), Code.CONFLICT) from error
-    return next((keyring.client_context(keyring.only(Role.SERVER)) for keyring in keyrings if keyring.subject is not None), None)
+    good = next((keyring for keyring in keyrings if keyring.usable(now=time.time())), None)
+    if good is not None:
+        return good.client_context(good.only(Role.SERVER))
+    secured = any(one.api.startswith("https://") for survivor in survivors for one in survivor.tables.servers.values())
+    return blind_context() if secured else None
 
 
 async def _ask(urls: Iterable[str], tls: SSLContext | None) -> dict[str, ClusterStatus | None]:

@@ -227,10 +227,10 @@ def _api_host(host: str, raft_host: str, *, single: bool) -> str:
     """The host that agents and clients are told: what the API binds, or where it binds everything, what others know us by."""
     if host not in ANY:
         return host
-    return _primary_address() if single else raft_host
+    return primary_address() if single else raft_host
 
 
-def _primary_address() -> str:
+def primary_address() -> str:
     """The address this machine's packets to others carry; nothing is sent to find out."""
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

@@ -11,6 +11,7 @@ import typer
 
 from kago.cli.console import note, say
 from kago.cli.failures import Code, VerbFailed
+from kago.cli.founding import note_authority
 from kago.cli.get import Output
 from kago.cli.manifest import to_yaml
 from kago.cli.serving import default_data_dir, is_own_host, membership
@@ -104,6 +105,7 @@ def snapshot_restore(
     except ValueError as error:
         raise VerbFailed(str(error), Code.CONFLICT) from error
     say(f"{directory}: cluster {backup.header.cluster_id} with {_contents(backup)}, from index {index} on")
+    note_authority(directory, backup.tables.cluster)
     flags = f" --port {port}" * (port != API_PORT) + f" --address {address}" * bool(address)
     note(f"Start it: kago serve --data-dir {directory}{flags}")
 

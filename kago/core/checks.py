@@ -18,6 +18,10 @@ MIN_OPEN_FILES = 4096
 SLOW_SYNC_SHARE = 0.1
 """Of the election timeout: an fdatasync that takes longer makes elections by itself under load."""
 MAX_CLOCK_OFF_S = 2.0
+DAY_S = 24 * 3600.0
+LATE_CERTIFICATE_S = 7 * DAY_S
+"""Certificates of 30 days are renewed when 15 are left: with fewer than this something keeps one from it."""
+LATE_CA_S = 180 * DAY_S
 
 
 class Level(StrEnum):
@@ -51,6 +55,11 @@ class ServerFacts(Struct, frozen=True, kw_only=True):
     """How many it may have."""
     agent_clocks_off_s: dict[str, float] = {}
     """By node, of agents heard here: their clock minus this server's, where that is much."""
+    certificate_left_s: float | None = None
+    """Until its certificate runs out; None where it is not secured."""
+    ca_left_s: float | None = None
+    agent_certificates_left_s: dict[str, float] = {}
+    """By node, of agents heard here whose certificates should have been renewed by now."""
     read_only: bool = False
     """No changes are taken because the disk is nearly full."""
 
@@ -120,12 +129,31 @@ def check_server(facts: ServerFacts) -> Iterator[Finding]:
             problem=f"only {mebibytes(facts.free_bytes)} are free for its data",
             remedy=f"free room on the file system of --data-dir before it is {mebibytes(MIN_FREE_BYTES)}",
         )
+    yield from _check_certificate(facts.id, facts.certificate_left_s, "look at the server's log; at a restart it makes itself a new one")
     if facts.open_files < MIN_OPEN_FILES:
         yield Finding(
             level=Level.WARNING,
             subject=facts.id,
             problem=f"it may open {facts.open_files} files only; agents and watches hold a connection each",
             remedy="raise the limit: ulimit -n, or LimitNOFILE= in its unit",
+        )
+
+
+def _check_certificate(subject: str, left_s: float | None, remedy: str) -> Iterator[Finding]:
+    if left_s is not None and left_s < LATE_CERTIFICATE_S:
+        when = f"runs out in {left_s / DAY_S:.1f} days and was not renewed" if left_s > 0 else f"ran out {-left_s / DAY_S:.1f} days ago"
+        yield Finding(level=Level.WARNING if left_s > 0 else Level.ERROR, subject=subject, problem=f"its certificate {when}", remedy=remedy)
+
+
+def _check_authority(left_s: list[float]) -> Iterator[Finding]:
+    """The CA as the servers have it; all have the same."""
+    if left_s and (least_s := min(left_s)) < LATE_CA_S:
+        when = f"runs out in {least_s / DAY_S:.0f} days" if least_s > 0 else f"ran out {-least_s / DAY_S:.0f} days ago"
+        yield Finding(
+            level=Level.WARNING if least_s > 0 else Level.ERROR,
+            subject="cluster",
+            problem=f"its CA {when}, and with it every certificate",
+            remedy="plan an hour in which servers and agents get a new one: see Security in README.md",
         )
 
 
@@ -159,13 +187,20 @@ def check_members(members: Iterable[MemberFacts], *, schema: int) -> Iterator[Fi
         elif abs(member.clock_off_s) > MAX_CLOCK_OFF_S:
             yield _clock(member.id, member.clock_off_s, "this machine's")
     yield from _check_versions([member.facts for member in members if member.facts is not None], schema)
+    yield from _check_authority([member.facts.ca_left_s for member in members if member.facts and member.facts.ca_left_s is not None])
     off_s: dict[str, float] = {}
+    left_s: dict[str, float] = {}
     for member in members:
         if member.facts is not None:
             yield from check_server(member.facts)
             off_s |= member.facts.agent_clocks_off_s
+            for name, left in member.facts.agent_certificates_left_s.items():
+                left_s[name] = max(left, left_s.get(name, left))
     for name in sorted(off_s):
         yield _clock(f"node/{name}", off_s[name], "the servers'")
+    remedy = "look at its agent's log; one whose certificate has run out comes back with a token: kago token create --role agent"
+    for name in sorted(left_s):
+        yield from _check_certificate(f"node/{name}", left_s[name], remedy)
 
 
 def _clock(subject: str, off_s: float, whose: str) -> Finding:

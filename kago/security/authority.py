@@ -34,9 +34,11 @@ class Authority:
             raise ValueError("the CA's key and its certificate do not belong together")
         self._key = key
         self.cluster = cluster_of(certificate_pem)
+        self.expires_at = self._certificate.not_valid_after_utc.timestamp()
+        """Seconds since the epoch; nothing it vouches for counts longer."""
 
     @classmethod
-    def make(cls, cluster: str, *, now: float) -> "Authority":
+    def make(cls, cluster: str, *, now: float, days: float = CA_DAYS) -> "Authority":
         """A new CA of its own, for the cluster of that id; `now` in seconds since the epoch."""
         key = new_key()
         name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Kago"), x509.NameAttribute(NameOID.COMMON_NAME, cluster)])
@@ -49,7 +51,7 @@ class Authority:
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(begin)
-            .not_valid_after(begin + timedelta(days=CA_DAYS))
+            .not_valid_after(begin + timedelta(days=days))
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_key_usage(signs_certificates=True), critical=True)
             .add_extension(ski, critical=False)
@@ -71,6 +73,8 @@ class Authority:
         """
         if not subject.name or len(subject.name.encode()) > MAX_NAME_BYTES:
             raise NotOurs(f"a name has 1 to {MAX_NAME_BYTES} bytes")
+        if now >= self.expires_at:
+            raise NotOurs(f"the cluster's CA ran out on {_moment(self.expires_at):%Y-%m-%d}: nobody can have a certificate of it any more")
         uses = [ExtendedKeyUsageOID.CLIENT_AUTH]
         if subject.role is not Role.USER:
             uses.append(ExtendedKeyUsageOID.SERVER_AUTH)  # agents have a port of their own; who dials looks at the role
@@ -83,7 +87,7 @@ class Authority:
             .public_key(key)
             .serial_number(min(subject.admitted, _MAX_ADMITTED) << SERIAL_DICE_BITS | dice)
             .not_valid_before(_moment(now - BACKDATED_S))
-            .not_valid_after(_moment(now + valid_s))
+            .not_valid_after(_moment(min(now + valid_s, self.expires_at)))
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage(uses), critical=True)

@@ -200,11 +200,17 @@ def _key(marks: Any) -> str:
     return marks.subject.key if marks.subject is not None else ""
 
 
+def subject_of_caller(request: Request) -> Subject | None:
+    """Of the certificate that came with this request."""
+    caller: Caller | None = getattr(request.ctx, "caller", None)
+    return caller.subject if caller is not None else None
+
+
 def own_node(request: Request, name: str) -> None:
     """An agent speaks for its own node. Refused (403)."""
-    caller: Caller | None = getattr(request.ctx, "caller", None)
-    if caller is not None and caller.subject is not None and caller.subject.name != name:
-        raise _forbidden(f"agent {caller.subject.name} may not speak for node {name}")
+    subject = subject_of_caller(request)
+    if subject is not None and subject.name != name:
+        raise _forbidden(f"agent {subject.name} may not speak for node {name}")
 
 
 def _check_member(subject: Subject, what: tuple[str, str], request: Request) -> None:

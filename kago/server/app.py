@@ -71,6 +71,8 @@ class Server:
         self.checks = Checks(config.data_dir, self.clock)
         self.credentials = open_credentials(config, self.store)
         """None: this server is not secured."""
+        if self.credentials is not None:
+            self.checks.certificates_left_s = self.credentials.left_s
         self.access = Access(self.store, self.credentials)
         self.fatal: asyncio.Future[LogError] = asyncio.get_running_loop().create_future()
         """Resolved when the log halts by itself: the process must end."""
@@ -217,7 +219,7 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
         changes.blueprint(store),
     ]
     if secured is not None:
-        parts.append(admission.blueprint(store, access, secured))
+        parts.append(admission.blueprint(store, access, secured, server.leader))
     for part in parts:
         app.blueprint(part)
         app.blueprint(part.copy(f"{part.name}-v1", version=1))

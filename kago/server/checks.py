@@ -17,6 +17,7 @@ from kago.clock import Clock
 from kago.core.checks import MIN_FREE_BYTES, ServerFacts, check_server, check_size, mebibytes
 from kago.core.state.commands import SCHEMA_VERSION
 from kago.server.problems import unavailable
+from kago.server.reports import Reports
 from raft.contract import RaftConfig
 
 _logger = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ class Checks:
         self._free = free or free_bytes
         self._low = False
         self._probing = asyncio.Lock()
+        self.certificates_left_s: Callable[[], tuple[float, float]] | None = None
+        """Of this server and of the CA, where it is secured."""
 
     async def run(self) -> None:
         while True:
@@ -68,8 +71,9 @@ class Checks:
         detail = f"this server's disk has less than {mebibytes(MIN_FREE_BYTES)} left, so it takes no changes until there is room on it"
         raise unavailable("low-space", f"{detail}; another server may", retry_after_s=5)
 
-    async def facts(self, id: str, *, version: str, agent_clocks_off_s: dict[str, float] | None = None) -> ServerFacts:
+    async def facts(self, id: str, *, version: str, reports: Reports | None = None) -> ServerFacts:
         """Measured now; one at a time."""
+        own_s, ca_s = self.certificates_left_s() if self.certificates_left_s is not None else (None, None)
         async with self._probing:
             sync_s = await asyncio.to_thread(measure_sync, self._data_dir)
         return ServerFacts(
@@ -81,7 +85,10 @@ class Checks:
             election_min_s=ELECTION_MIN_S,
             free_bytes=self._free(self._data_dir),
             open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-            agent_clocks_off_s=agent_clocks_off_s or {},
+            agent_clocks_off_s=reports.clocks_off_s() if reports is not None else {},
+            certificate_left_s=own_s,
+            ca_left_s=ca_s,
+            agent_certificates_left_s=reports.certificates_left_s() if reports is not None else {},
             read_only=self._low,
         )
 

@@ -60,6 +60,11 @@ class Credentials:
             raise NotOurs(f"server {peer.name} was removed from this cluster")
         return peer.name
 
+    def left_s(self) -> tuple[float, float]:
+        """Seconds until this server's certificate runs out, and until the CA does."""
+        own, now = self.keyring.subject, self._store.clock.now()
+        return (own.expires_at - now if own is not None else 0.0), self.authority.expires_at - now
+
     @property
     def tokens_adopted(self) -> bool:
         """Whether the log holds the first tokens, so that ours count no more."""
@@ -108,7 +113,10 @@ class Credentials:
 
     def _issue(self) -> None:
         admitted = max(self._store.tables.index, self.keyring.subject.admitted if self.keyring.subject else 0)
-        self.keyring.issue(Role.SERVER, self._me, now=self._store.clock.now(), admitted=admitted, hosts=self._hosts)
+        try:
+            self.keyring.issue(Role.SERVER, self._me, now=self._store.clock.now(), admitted=admitted, hosts=self._hosts)
+        except NotOurs as error:
+            raise KeyringError(f"{error}. Is this machine's clock right? Else the cluster needs a new CA: README.md, Security") from error
         _logger.info("server %s has a new certificate", self._me)
 
 
@@ -136,7 +144,8 @@ async def join_cluster(config: ServeConfig, token: Token, clock: Clock) -> None:
     if not servers:
         raise JoinRefused("whom to join? Name the other servers with --peers, or their API with --join")
     ca_pem, reply = await join(servers, token, role=TokenRole.SERVER, name=config.me, request_pem=b"", clock=clock)
-    keep_first_tokens(keyring, reply.first_tokens)
+    if reply.first_tokens:
+        keep_first_tokens(keyring, reply.first_tokens)
     keyring.adopt(ca_pem, reply.ca_key.encode())
     keyring.issue(Role.SERVER, config.me, now=clock.now(), admitted=reply.admitted, hosts=_hosts(config))
     _logger.info("joined cluster %s as server %s", keyring.cluster, config.me)

@@ -28,6 +28,8 @@ TICK_S = 0.25
 """The longest sleep between two looks at the leases, so that a pause of our own is noticed."""
 ALONE_S = 0.5
 """A server not heard for this long is away; servers hear each other several times as often."""
+MISSED_S = 3.0
+"""Of an agent that speaks every second; its lease is longer."""
 IDLE_S = 0.1
 """Pause after a round whose commands all changed nothing."""
 BEATS_EVERY_S = 0.1
@@ -63,6 +65,10 @@ class Leader:
         self._beats[name] = (name, incarnation, leaving)
         if self._beats_due is None:
             self._beats_due = asyncio.get_running_loop().call_later(0.0 if leaving else BEATS_EVERY_S, self._pass_on)
+
+    def misses(self, name: str) -> bool:
+        """Whether we lead and have not heard a node for so long that its agent is gone, though its lease may run on."""
+        return self._leading and self.leases.silence_s(name, self._clock.monotonic()) > MISSED_S
 
     def told(self, sender: str, payload: bytes) -> None:
         """Heartbeats that another server passed on."""

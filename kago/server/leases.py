@@ -113,6 +113,11 @@ class Leases:
                     lease.heard_at = min(now, lease.heard_at + gap)
                     lease.excused_s = 0.0
 
+    def silence_s(self, name: str, now: float) -> float:
+        """Seconds since a node was heard, or since we lead; 0 of one that we know nothing of."""
+        lease = self._leases.get(name)
+        return 0.0 if lease is None else max(0.0, now - lease.heard_at)
+
     def age_s(self, name: str, now: float) -> float | None:
         """Seconds since a node was heard; None where it never was."""
         lease = self._leases.get(name)

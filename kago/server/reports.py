@@ -4,13 +4,15 @@ import asyncio
 from typing import NamedTuple
 
 from kago.clock import seconds_of
-from kago.core.checks import MAX_CLOCK_OFF_S
+from kago.core.checks import LATE_CERTIFICATE_S, MAX_CLOCK_OFF_S
+from kago.core.model.node import NodeStatus
 from kago.core.model.report import Heartbeat
 from kago.core.state.commands import NodeReport, ReportPods
 from kago.core.state.rejections import Refusal, Rejection
 from kago.server.problems import of_rejection
 from kago.server.store import Store
 
+HEARD_S = 60.0
 MAX_PODS_PER_ENTRY = 1000
 MAX_BYTES_PER_ENTRY = 256 * 1024
 """Of the requests that share an entry; keeps it below the log's limit, so that no agent's report fails for its neighbour's."""
@@ -30,6 +32,8 @@ class Reports:
         self._waiting: list[_Waiting] = []
         self._sender: asyncio.Task[None] | None = None
         self._clocks_off_s: dict[str, float] = {}
+        self._late: dict[str, tuple[float, float]] = {}
+        """By node, when its certificate, late for renewal, runs out, and when it was heard with it (monotonic)."""
 
     async def submit(self, name: str, beat: Heartbeat, *, size: int) -> None:
         """Returns once the report, of about `size` bytes, is in the state. Raises LogError, Refused."""
@@ -54,6 +58,21 @@ class Reports:
     def clocks_off_s(self) -> dict[str, float]:
         """By node, where an agent's clock is far from this server's: ahead of it if positive."""
         return {name: off_s for name, off_s in self._clocks_off_s.items() if name in self._store.tables.nodes}
+
+    def note_certificate(self, name: str, expires_at: float) -> None:
+        """Of the one an agent showed with its heartbeat; seconds since the epoch."""
+        clock = self._store.clock
+        if expires_at - clock.now() < LATE_CERTIFICATE_S:
+            self._late[name] = (expires_at, clock.monotonic())
+        else:
+            self._late.pop(name, None)
+
+    def certificates_left_s(self) -> dict[str, float]:
+        """By node, where an agent should have a new certificate by now. One that is heard elsewhere may have."""
+        clock, nodes = self._store.clock, self._store.tables.nodes
+        here = {name for name, (_, heard_at) in self._late.items() if clock.monotonic() - heard_at < HEARD_S}
+        silent = {name for name in self._late if name in nodes and nodes[name].status is not NodeStatus.READY}
+        return {name: self._late[name][0] - clock.now() for name in sorted((here | silent) & nodes.keys())}
 
     async def _send(self) -> None:
         while self._waiting:

@@ -131,7 +131,7 @@ class ChaosCluster:
     def _found(self) -> None:
         """Make the CA on the first server's disk, and tokens for everybody; the first has one, too, for when it has lost its disk."""
         first, tokens = SERVERS[0], self.directory / "tokens"
-        words = ["cluster", "init", "--data-dir", str(self.data_dir(first)), "--tokens-to", str(tokens)]
+        words = ["cluster", "init", "--data-dir", str(self.data_dir(first)), "--tokens-to", str(tokens), "--once"]
         subprocess.run([*self.network.inside(first), sys.executable, "-m", "kago.cli.main", *words], check=True, capture_output=True)
         for name, process in self.processes.items():
             process.environment["KAGO_TOKEN_FILE"] = str(tokens / ("server" if name in SERVERS else "agent"))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.harness import Harness
+from tests.e2e.securing import SecuredHarness
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,17 @@ def fresh(tmp_path: Path) -> Iterator[Harness]:
     """One for a single test, which leaves it in another shape than it found it."""
     harness = Harness(tmp_path)
     try:
+        harness.bring_up()
+        yield harness
+    finally:
+        harness.close()
+
+
+@pytest.fixture
+def fresh_secured(tmp_path: Path) -> Iterator[SecuredHarness]:
+    harness = SecuredHarness(tmp_path)
+    try:
+        harness.found()
         harness.bring_up()
         yield harness
     finally:

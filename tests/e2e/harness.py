@@ -38,6 +38,8 @@ class Harness(LocalCluster):
         prefix = f"e2e-{time.time_ns() % 10**9}"
         super().__init__(directory, servers=servers, agents=agents, node_prefix=prefix, serve_flags=serve_flags, agent_flags=flags)
         self.http = httpx.Client(trust_env=False, timeout=10.0)
+        self.identity: dict[str, str] = {}
+        """What a user's verb says of who asks, in its environment."""
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -68,7 +70,7 @@ class Harness(LocalCluster):
 
     def kago(self, *arguments: str, code: int = 0, stdin: str = "", servers: Sequence[str] = ()) -> str:
         """Standard output of a verb that must end with `code`."""
-        result = run_kago(arguments, environment={"KAGO_SERVER": ",".join(servers or self.urls)}, stdin=stdin)
+        result = run_kago(arguments, environment={"KAGO_SERVER": ",".join(servers or self.urls), **self.identity}, stdin=stdin)
         assert result.returncode == code, f"kago {' '.join(arguments)}: {result.returncode}\n{result.stdout}\n{result.stderr}"
         return result.stdout
 

@@ -74,7 +74,8 @@ class Secured:
         for process in self.processes.values():
             process.start()
         admin = str(self.directory / "tokens" / "admin")
-        self.until("a context", lambda: self.tried("context", "add", "prod", "-s", ",".join(self.urls.values()), "--token-file", admin))
+        words = ["context", "add", "prod", "--use", "-s", ",".join(self.urls.values()), "--token-file", admin]
+        self.until("a context", lambda: self.tried(*words))
 
     def tear_down(self) -> None:
         try:

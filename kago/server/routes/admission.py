@@ -15,7 +15,8 @@ from kago.security.subject import NotOurs, Role, Subject
 from kago.server.access import Access
 from kago.server.answers import make_readable, struct_answer
 from kago.server.credentials import Credentials
-from kago.server.problems import Refused, not_found, of_log_error, of_rejection
+from kago.server.leader import Leader
+from kago.server.problems import Refused, not_found, of_log_error, of_rejection, unavailable
 from kago.server.requests import convert, read_json
 from kago.server.routes.writes import caller_of
 from kago.server.store import Store
@@ -25,7 +26,7 @@ PEM = "application/x-pem-file"
 MAX_PEM_BYTES = 16 * 1024
 
 
-def blueprint(store: Store, access: Access, credentials: Credentials) -> Blueprint:
+def blueprint(store: Store, access: Access, credentials: Credentials, leader: Leader) -> Blueprint:
     """For a secured server only."""
     routes = Blueprint("admission")
 
@@ -37,7 +38,7 @@ def blueprint(store: Store, access: Access, credentials: Credentials) -> Bluepri
     async def join(request: Request) -> HTTPResponse:
         asked = convert(read_json(request), JoinRequest)
         token = await access.known_token(asked.token)
-        _check_join(store, token, asked)
+        _check_join(store, token, asked, leader)
         if asked.role is TokenRole.AGENT:
             _check_request(asked.request)  # a request that is none shall not use the token up
         await _spend(store, token, asked)
@@ -94,7 +95,7 @@ async def _submit(store: Store, request: Request, command: AnyCommand) -> None:
         raise of_rejection(reply)
 
 
-def _check_join(store: Store, token: Token, asked: JoinRequest) -> None:
+def _check_join(store: Store, token: Token, asked: JoinRequest, leader: Leader) -> None:
     if token.role is not asked.role or asked.role not in (TokenRole.AGENT, TokenRole.SERVER):
         raise Refused(403, "forbidden", f"token {token.id} is for role {token.role}: nobody joins as {asked.role} with it")
     if asked.role is TokenRole.SERVER:
@@ -102,7 +103,7 @@ def _check_join(store: Store, token: Token, asked: JoinRequest) -> None:
     if errors := tuple(check_node_name(asked.name)):
         raise Refused(422, "validation", f"/name: {errors[0].detail}", errors=errors)
     node = store.tables.nodes.get(asked.name)
-    if node is not None and node.status is NodeStatus.READY:
+    if node is not None and node.status is NodeStatus.READY and not leader.misses(asked.name):
         detail = f"node {node.name} is ready; stop its agent before it joins anew, or choose another name"
         raise Refused(409, "conflict", detail)
 
@@ -131,7 +132,10 @@ def _check_request(request: str) -> None:
 
 def _signed(store: Store, credentials: Credentials, request: str, subject: Subject) -> str:
     _check_request(request)
-    return credentials.authority.sign(request.encode(), subject, now=store.clock.now()).decode()
+    try:
+        return credentials.authority.sign(request.encode(), subject, now=store.clock.now()).decode()
+    except NotOurs as error:
+        raise unavailable("ca-expired", str(error)) from None
 
 
 def _view(token: Token) -> TokenView:

@@ -13,6 +13,6 @@ def blueprint(store: Store, checks: Checks, reports: Reports, version: str) -> B
 
     @routes.get("/checks")
     async def look(request: Request) -> HTTPResponse:
-        return struct_answer(await checks.facts(store.status().me, version=version, agent_clocks_off_s=reports.clocks_off_s()))
+        return struct_answer(await checks.facts(store.status().me, version=version, reports=reports))
 
     return routes

@@ -7,7 +7,7 @@ from kago.core.model.report import Heartbeat, HeartbeatReply, Registration, Regi
 from kago.core.model.validation import check_registration
 from kago.core.state.commands import DeleteNode, RegisterNode
 from kago.core.state.rejections import Rejection
-from kago.server.access import own_node
+from kago.server.access import own_node, subject_of_caller
 from kago.server.answers import list_answer, make_readable, server_urls, struct_answer, thing_answer, watch_answer
 from kago.server.leader import Leader
 from kago.server.problems import Refused, not_found, of_log_error, of_rejection, unavailable
@@ -66,6 +66,8 @@ def blueprint(store: Store, leader: Leader, reports: Reports, *, secured: bool =
         beat = convert(read_json(request), Heartbeat)
         await _take(store, leader, name, beat)
         reports.note_clock(name, request.headers.get("date"))
+        if (subject := subject_of_caller(request)) is not None:
+            reports.note_certificate(name, subject.expires_at)
         if beat.pods:
             try:
                 await reports.submit(name, beat, size=len(request.body))

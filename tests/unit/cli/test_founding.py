@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kago.cli import contexts
 from kago.cli.failures import Code, VerbFailed
 from kago.cli.founding import TOKENS_DIRECTORY, found, found_once, init, read_token
 from kago.cli.serving import serve_config
@@ -41,7 +42,8 @@ def test_off_loopback_a_server_has_a_certificate_or_says_that_it_has_none(tmp_pa
 
 
 def test_a_cluster_is_founded_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    init(tmp_path / "s", tmp_path / "tokens", once=False)
+    home: dict[str, Any] = {"port": 8080, "environment": {"XDG_CONFIG_HOME": str(tmp_path / "config")}}
+    init(tmp_path / "s", tmp_path / "tokens", once=False, **home)
     printed = dict(line.split() for line in capsys.readouterr().out.splitlines())
     assert list(printed) == ["server", "agent", "read", "admin"]
     for role, text in printed.items():
@@ -55,8 +57,8 @@ def test_a_cluster_is_founded_once(tmp_path: Path, capsys: pytest.CaptureFixture
     assert not [text for text in printed.values() if parse_token(text).secret.encode() in everything], "of tokens hashes are kept"
     assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o700
     with pytest.raises(KeyringError, match="already"):
-        init(tmp_path / "s", None, once=False)
-    init(tmp_path / "s", tmp_path / "tokens", once=True)
+        init(tmp_path / "s", None, once=False, **home)
+    init(tmp_path / "s", tmp_path / "tokens", once=True, **home)
     found_once(tmp_path / "s")
     assert capsys.readouterr().out == ""
 
@@ -79,3 +81,17 @@ def test_where_a_token_comes_from(tmp_path: Path) -> None:
         with pytest.raises(VerbFailed) as refused:
             read_token(wrong, None)
         assert refused.value.code is Code.USAGE and token.secret[:10] not in str(refused.value)
+
+
+def test_whoever_founds_a_cluster_has_a_context_for_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    environment = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
+    init(tmp_path / "a", None, once=True, port=8080, environment=environment)
+    assert not contexts.load(environment).contexts, "a script has not asked for it"
+    init(tmp_path / "b", None, once=False, port=8090, environment=environment)
+    told = capsys.readouterr()
+    known = contexts.load(environment)
+    made = known.contexts["default"]
+    assert known.current == "default" and made.servers[0] == "https://localhost:8090" and made.ca.encode() == Keyring(tmp_path / "b").ca_pem
+    assert f"admin {made.token}" in told.out and "and in use" in told.err and made.token not in told.err
+    init(tmp_path / "c", None, once=False, port=8080, environment=environment)
+    assert contexts.load(environment) == known and "left as it is" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from kago.core.checks import (
+    DAY_S,
     MIN_FREE_BYTES,
     Finding,
     Level,
@@ -84,6 +85,23 @@ def test_an_agents_clock_far_off() -> None:
     told = replace(WELL, agent_clocks_off_s={"n1": -3600.0})
     [finding] = check_members([member(1, facts=told), member(2), member(3)], schema=2)
     assert said([finding]) == ["warning node/n1: its clock is 3600 s behind the servers'"]
+
+
+def test_certificates_that_should_have_been_renewed() -> None:
+    fresh = replace(WELL, certificate_left_s=16 * DAY_S, ca_left_s=3000 * DAY_S)
+    assert list(check_members([member(1, facts=fresh)], schema=2)) == []
+    late = replace(fresh, certificate_left_s=3 * DAY_S, ca_left_s=100 * DAY_S, agent_certificates_left_s={"n1": -2 * DAY_S, "n2": DAY_S})
+    assert said(list(check_members([member(1, facts=late)], schema=2))) == [
+        "warning cluster: its CA runs out in 100 days, and with it every certificate",
+        "warning s1: its certificate runs out in 3.0 days and was not renewed",
+        "error node/n1: its certificate ran out 2.0 days ago",
+        "warning node/n2: its certificate runs out in 1.0 days and was not renewed",
+    ]
+    elsewhere = replace(fresh, id="s2", agent_certificates_left_s={"n1": 6 * DAY_S})
+    both = said(list(check_members([member(1, facts=late), member(2, facts=elsewhere), member(3, facts=fresh)], schema=2)))
+    assert "warning node/n1: its certificate runs out in 6.0 days and was not renewed" in both, "what was heard last counts"
+    over = replace(fresh, certificate_left_s=-DAY_S, ca_left_s=-DAY_S)
+    assert [finding.level for finding in check_members([member(1, facts=over)], schema=2)] == [Level.ERROR, Level.ERROR]
 
 
 def test_mixed_versions_and_a_schema_left_behind() -> None:
