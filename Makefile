@@ -6,7 +6,7 @@ STAMP := .venv/.stamp
 FROM ?= 100000
 MINUTES ?= 30
 
-.PHONY: demo test soak fuzz chaos lint types pytest venv lock clean
+.PHONY: demo test soak fuzz chaos bench lint types pytest venv lock clean
 
 demo: venv                     ## Three servers, two agents, one leader killed, in about a minute
 	$(BIN)/kago demo
@@ -18,6 +18,9 @@ soak: venv                     ## The simulation, as many seeds as the time give
 
 chaos: venv                    ## Real faults in real clusters: make chaos CHAOS="--faults kill-leader --rounds 20" (root)
 	$(BIN)/python -m tests.chaos $(CHAOS)
+
+bench: venv                    ## Speed, beside etcd and Swarm where they are: make bench BENCH="--only api --quick" (root for all of it)
+	$(BIN)/python -m tests.benchmarks $(BENCH)
 
 fuzz: venv                     ## Rubbish for every way in: make fuzz CASES=1000000 SEED=2 (a short form is in make test)
 	$(BIN)/python -m tests.fuzz --cases $(or $(CASES),100000) --seed $(or $(SEED),1)

@@ -11,7 +11,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -24,8 +23,10 @@ import uvloop
 from raft import RaftConfig, open_replica
 from raft.errors import LogError
 from raft.replica import Replica
+from tests.benchmarks.figures import percentile
+from tests.benchmarks.groups import free_ports
 
-VALUE = b"x" * 280
+VALUE = b"x" * 300
 
 
 class _Clock:
@@ -51,11 +52,6 @@ class _Counter:
         self.count = int.from_bytes(b"".join(chunks), "big")
 
 
-def _percentiles(samples: list[float]) -> str:
-    ordered = sorted(samples)
-    return "/".join(f"{1000 * ordered[min(len(ordered) - 1, int(len(ordered) * share))]:.2f}" for share in (0.5, 0.99))
-
-
 async def _load(replica: Replica, in_flight: int, seconds: float, *, reads: bool) -> dict[str, Any]:
     samples: list[float] = []
     until = time.monotonic() + seconds
@@ -68,13 +64,20 @@ async def _load(replica: Replica, in_flight: int, seconds: float, *, reads: bool
     cpu, began = time.process_time(), time.monotonic()
     await asyncio.gather(*(client() for _ in range(in_flight)))
     took = time.monotonic() - began
-    return {"per_s": round(len(samples) / took), "p50/p99 ms": _percentiles(samples), "cpu": round((time.process_time() - cpu) / took, 2)}
+    return {
+        "per_s": round(len(samples) / took),
+        "p50_ms": round(1000 * percentile(samples, 0.5), 3),
+        "p99_ms": round(1000 * percentile(samples, 0.99), 3),
+        "cpu": round((time.process_time() - cpu) / took, 2),
+    }
 
 
 async def _serve(me: str, members: tuple[str, ...], data_dir: Path) -> None:
     logging.basicConfig(level=logging.WARNING)
     machine = _Counter()
-    replica = await open_replica(RaftConfig(me=me, members=members), machine, data_dir, clock=_Clock())
+    config = RaftConfig(me=me, members=members)
+    assert not config.ablate, "something is switched off: syncing, perhaps"
+    replica = await open_replica(config, machine, data_dir, clock=_Clock())
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := await reader.readline():
@@ -99,7 +102,9 @@ async def _serve(me: str, members: tuple[str, ...], data_dir: Path) -> None:
     await replica.close()
 
 
-class _Server:
+class LogServer:
+    """A member in a process of its own, told by lines what to do."""
+
     def __init__(self, me: str, members: tuple[str, ...], data_dir: Path) -> None:
         self.me, self.members, self.data_dir = me, members, data_dir
         self.process: asyncio.subprocess.Process | None = None
@@ -136,15 +141,16 @@ class _Server:
         await self.process.wait()
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+async def start_members(base: Path) -> list[LogServer]:
+    members = tuple(f"127.0.0.1:{port}" for port in free_ports(3))
+    servers = [LogServer(me, members, base / str(i)) for i, me in enumerate(members)]
+    for server in servers:
+        await server.start()
+    return servers
 
 
-async def _leader(servers: list[_Server]) -> _Server:
+async def find_leader(servers: list[LogServer]) -> LogServer:
+    """Waits until all know the same one and have caught up."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         states = [await server.ask(do="status") for server in servers]
@@ -157,11 +163,8 @@ async def _leader(servers: list[_Server]) -> _Server:
 
 async def _bench(options: argparse.Namespace) -> None:
     base = Path(tempfile.mkdtemp(prefix="raft-bench-", dir=options.dir))
-    members = tuple(f"127.0.0.1:{port}" for port in _free_ports(3))
-    servers = [_Server(me, members, base / str(i)) for i, me in enumerate(members)]
-    for server in servers:
-        await server.start()
-    leader = await _leader(servers)
+    servers = await start_members(base)
+    leader = await find_leader(servers)
     follower = next(server for server in servers if server is not leader)
     for name, server in (("leader", leader), ("follower", follower)):
         for reads in (False, True):
@@ -172,7 +175,7 @@ async def _bench(options: argparse.Namespace) -> None:
     print("idle:", [figures["cpu %"] for figures in idle], "% of a core each")
     gaps: list[float] = []
     for _ in range(options.kills):
-        leader = await _leader(servers)
+        leader = await find_leader(servers)
         survivor = next(server for server in servers if server is not leader)
         began = time.monotonic()
         await leader.kill()
@@ -180,7 +183,7 @@ async def _bench(options: argparse.Namespace) -> None:
         gaps.append(time.monotonic() - began)
         assert "index" in answer, answer
         await leader.start()
-        await _leader(servers)
+        await find_leader(servers)
     if gaps:
         gaps.sort()
         print(f"leader kill -9 to next acknowledged write, s: min {gaps[0]:.3f}, p50 {gaps[len(gaps) // 2]:.3f}, max {gaps[-1]:.3f}")
