@@ -198,6 +198,12 @@ def told_is_gone(pod: Pod, observed: Observed | None, record: Record, work: Work
     return structs.replace(said, status=PodStatus.TERMINATED) if pod.desired is Desired.STOPPED else said
 
 
+async def note_later(self: Worker) -> bool:
+    loop = asyncio.get_running_loop()
+    loop.call_later(1.0, lambda: loop.run_in_executor(None, self._notebook.flush))
+    return True
+
+
 async def silence_is_empty(self: Worker, runtime: Any) -> None:
     try:
         self._observed[runtime.kind] = await runtime.list()

@@ -28,6 +28,7 @@ from raft.journal import Journal
 from raft.member import Member
 from tests.simulation import mistakes
 from tests.simulation.cluster.engine import Engine
+from tests.simulation.cluster.notes import System
 from tests.simulation.planting import Plant, count, patch, together
 
 
@@ -141,6 +142,21 @@ PLANTS: dict[str, Plant] = {
         what="an agent that was restarted starts its pods again beside what runs",
         profile="cluster-nodes",
         plant=together(patch(Worker, _look_at=mistakes.blind_at_first), patch(Engine, run=mistakes.always_new)),
+    ),
+    "notes-unsynced": Plant(
+        what="an agent's notes take the old ones' place without being synced",
+        profile="cluster-power",
+        plant=patch(System, sync_file=lambda self, platter, inode: None),
+    ),
+    "rename-unsynced": Plant(
+        what="the directory is not synced after the notes were renamed",
+        profile="cluster-power",
+        plant=patch(System, sync_directory=lambda self, platter: None),
+    ),
+    "noted-later": Plant(
+        what="an agent acts on what it has not noted yet",
+        profile="cluster-power",
+        plant=patch(Worker, save=mistakes.note_later),
     ),
     "removed-stays": Plant(
         what="a server that was removed goes on as if it were not",

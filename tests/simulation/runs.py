@@ -15,11 +15,10 @@ from .simulation import Options, Outcome, Simulation
 MEMBER = "member"
 MEMBER_EVERY = 13
 """Every so many seeds; the others are what they were before there was this profile."""
-CLUSTER_MEMBERS = "cluster-members"
-CLUSTER_MEMBERS_EVERY = 17
-"""In the same way."""
+LATER = {17: "cluster-members", 19: "cluster-power"}
+"""In the same way: profiles that came later, and how seldom their turn is."""
 PROFILES = (*faults.PROFILES, *cluster_faults.PROFILES)
-_TURNS = tuple(name for name in PROFILES if name not in (MEMBER, CLUSTER_MEMBERS))
+_TURNS = tuple(name for name in PROFILES if name not in (MEMBER, *LATER.values()))
 IN_FLIGHT = 4
 """Runs given to each process ahead of what it has finished."""
 
@@ -28,8 +27,9 @@ def profile_of(seed: int, wanted: str) -> str:
     """`all` gives each seed a profile by turns, so that a seed alone always means the same run."""
     if wanted != "all":
         return wanted
-    if seed % CLUSTER_MEMBERS_EVERY == CLUSTER_MEMBERS_EVERY - 1:
-        return CLUSTER_MEMBERS
+    for every, name in LATER.items():
+        if seed % every == every - 1:
+            return name
     return MEMBER if seed % MEMBER_EVERY == MEMBER_EVERY - 1 else _TURNS[seed % len(_TURNS)]
 
 

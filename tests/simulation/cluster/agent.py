@@ -1,14 +1,13 @@
 """A simulated worker node: the production agent's parts on a loop of ours, over an engine that outlives it.
 
-Its notes are real files below a directory of the run's; what `kago.agent.app` does with sockets and signals is left out, the rest is wired
+Its notes are on a disk that forgets (`notes.py`); what `kago.agent.app` does with sockets and signals is left out, the rest is wired
 as it is there.
 """
 
 import asyncio
 import random
-import shutil
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from kago.agent.app import CALL_S
 from kago.agent.masters import Masters, Superseded
@@ -21,7 +20,9 @@ from kago.core.model.report import Registration
 from kago.core.model.resources import Resources
 from tests.simulation.cluster.actor import Actor, Clock
 from tests.simulation.cluster.engine import Engine, Mood, SimRuntime, Watchman
+from tests.simulation.cluster.notes import NotesDir, put
 from tests.simulation.cluster.web import Http, Web
+from tests.simulation.disk import Platter, SimCrash
 from tests.simulation.world import World
 
 OPERATOR_S = 6.0
@@ -34,9 +35,11 @@ class Auditor(Watchman, Protocol):
 
 
 class AgentNode(Actor):
-    def __init__(self, world: World, name: str, web: Web, data_dir: Path, auditor: Auditor, mood: Mood, number: int) -> None:
+    def __init__(self, world: World, name: str, web: Web, auditor: Auditor, mood: Mood, number: int) -> None:
         super().__init__(world, name, Clock(world, number))
-        self.data_dir = data_dir
+        self.platter = Platter(name, world.random(f"disk/{name}"), world.log)
+        self.powers_off = False
+        """Whether its machine goes off with it when it dies at an operation of the disk."""
         self.copies: list[bytes] = []
         """Older contents of its notes, as a backup would have them."""
         self.engine = Engine(world, name, self.clock, auditor, mood)
@@ -53,7 +56,7 @@ class AgentNode(Actor):
         return set.intersection(*(set(client.servers) for client in self._clients)) if self._clients else set()
 
     async def main(self) -> None:
-        with Notebook(self.data_dir) as notebook:
+        with Notebook(cast(Path, NotesDir(self.platter))) as notebook:
             self._notebook = notebook
             self._keep_copy()
             try:
@@ -86,8 +89,27 @@ class AgentNode(Actor):
             tasks.create_task(masters.watch())
             tasks.create_task(worker.run())
 
+    def _turn(self, life: int) -> None:
+        try:
+            super()._turn(life)
+        except SimCrash:
+            self._crashed()
+
+    def _crashed(self) -> None:
+        self.die()
+        if self.powers_off:
+            self.lose_power()
+
+    def lose_power(self) -> None:
+        """The machine goes off: its containers stop by that, and its disk has what was synced, and some of the rest."""
+        self.die()
+        self.engine.power_lost()
+        self.platter.lose_power()
+
     def ended(self, error: BaseException | None) -> None:
-        if isinstance(error, BaseExceptionGroup) and error.split(Superseded)[1] is None:
+        if isinstance(error, SimCrash):
+            self._crashed()
+        elif isinstance(error, BaseExceptionGroup) and error.split(Superseded)[1] is None:
             self.world.log("superseded", self.name)
             self.world.counts["superseded"] += 1
             self.world.after(OPERATOR_S, lambda: None if self.alive else self.start())
@@ -102,11 +124,11 @@ class AgentNode(Actor):
             notebook.close = lambda: None  # type: ignore[method-assign]
 
     def _keep_copy(self) -> None:
-        self.copies.append((self.data_dir / FILE).read_bytes())
+        self.copies.append(bytes(self.platter.cached[FILE].data))
 
     def restore_copy(self, copy: bytes) -> None:
         """Somebody puts back an older copy of a stopped agent's directory."""
-        (self.data_dir / FILE).write_bytes(copy)
+        put(self.platter, FILE, copy)
         self._outdated, self._masters = True, None
 
     @property
@@ -114,10 +136,3 @@ class AgentNode(Actor):
         """Whether it runs from an older copy and must wait until its former self's lease is over."""
         self._outdated = self._outdated and not (self.alive and self._masters is not None and self._masters.heard)
         return self._outdated
-
-    def copy_now(self) -> None:
-        if (self.data_dir / FILE).exists():
-            self._keep_copy()
-
-    def forget(self) -> None:
-        shutil.rmtree(self.data_dir, ignore_errors=True)

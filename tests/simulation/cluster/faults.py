@@ -27,6 +27,10 @@ PROFILES: dict[str, dict[str, int]] = {
         "add": 7, "remove": 6, "move": 4, "lead": 2, "partition": 2, "oneway": 1, "pause": 2, "kill": 3, "power": 2, "killall": 1,
         "node-kill": 2, "node-cut": 1, "node-part": 2, "user-cut": 1, "alone": 1,
     },
+    "cluster-power": {
+        "node-off": 3, "node-midoff": 8, "node-midkill": 4, "node-kill": 1, "node-cut": 2,
+        "alone": 1, "partition": 1, "kill": 1, "killall": 1,
+    },
     "cluster": KILL | NODE | {"user-cut": 1, "alone": 1},
 }
 LEASE_S = 5.0
@@ -67,6 +71,8 @@ class ClusterNemesis(Operator):
             "node-part": self._cut_from_some,
             "node-oneway": self._cut_one_way,
             "node-off": self._switch_off,
+            "node-midoff": self._switch_off_in_operation,
+            "node-midkill": self._kill_in_operation_of_node,
             "engine-away": self._engine_away,
             "notes-old": self._restore_notes,
         }
@@ -106,6 +112,7 @@ class ClusterNemesis(Operator):
         super().heal()
         for _, node in sorted(self._nodes.items()):
             node.engine.away = ""
+            node.platter.crash_at = None
             if node.paused:
                 node.resume()
             self._back(node, 0.5)
@@ -170,10 +177,25 @@ class ClusterNemesis(Operator):
         self._cut(links[first::2], self._away_s(self._chance))
 
     def _switch_off(self, node: AgentNode) -> None:
-        """The machine itself: its containers stop by that, and its disk has what was synced."""
-        node.die()
-        node.engine.power_lost()
+        node.lose_power()
         self._world.after(self._away_s(self._chance), lambda: None if node.alive else node.start())
+
+    def _switch_off_in_operation(self, node: AgentNode) -> None:
+        self._end_in_operation(node, power=True)
+
+    def _kill_in_operation_of_node(self, node: AgentNode) -> None:
+        self._end_in_operation(node, power=False)
+
+    def _end_in_operation(self, node: AgentNode, *, power: bool) -> None:
+        """At one of the next operations of its disk, which come when it has something to note."""
+        node.platter.crash_at, node.powers_off = node.platter.operations + self._chance.randrange(1, 12), power
+
+        def end() -> None:
+            node.platter.crash_at = None
+            if not node.alive:
+                node.start()
+
+        self._world.after(max(2.0, self._away_s(self._chance)), end)
 
     def _engine_away(self, node: AgentNode) -> None:
         node.engine.away = self._chance.choice(("refuses", "hangs"))

@@ -1,13 +1,10 @@
 """One run of a whole cluster: servers, agents, engines and users in one world; break it, heal it, judge it."""
 
 import gc
-import shutil
 import sys
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from msgspec import structs
 
@@ -23,6 +20,7 @@ from tests.simulation.cluster.engine import CALM, Mood
 from tests.simulation.cluster.faults import PROFILES, ClusterNemesis
 from tests.simulation.cluster.history import History
 from tests.simulation.cluster.ledger import Ledger
+from tests.simulation.cluster.notes import forgetful_disks
 from tests.simulation.cluster.server import ServerProcess
 from tests.simulation.cluster.users import User
 from tests.simulation.cluster.web import Manners, Web
@@ -85,10 +83,9 @@ class ClusterSimulation:
             )
             self.template = config, pace, strategy
             self.roster.enrol(self._server(config, len(self.servers) + 1))
-        self.home = Path(tempfile.mkdtemp(prefix="kago-simulation-", dir=_memory_disk()))
         mood = Mood(ends_after_s=chance.choice((0.0, 20.0, 120.0))) if faulty else CALM
         self.nodes = {
-            name: AgentNode(world, name, self.web, self.home / name, self.harbour, mood, 11 + number)
+            name: AgentNode(world, name, self.web, self.harbour, mood, 11 + number)
             for number, name in enumerate(("n1", "n2", "n3"))
         }
         self.users = {
@@ -126,11 +123,12 @@ class ClusterSimulation:
             gc.freeze()  # Modules are never garbage. Once only: what is frozen stays for ever, and runs before this one must not.
         gc.disable()  # what is collected when must not depend on what ran before
         try:
-            with squeezed(self.sizes), _seeded_ids(self.world), quick_blueprints():
-                return self._run()
+            with squeezed(self.sizes), _seeded_ids(self.world), quick_blueprints(), forgetful_disks():
+                try:
+                    return self._run()
+                finally:
+                    self._bury()
         finally:
-            self._bury()
-            shutil.rmtree(self.home, ignore_errors=True)
             gc.enable()
 
     def _run(self) -> Outcome:
@@ -160,6 +158,8 @@ class ClusterSimulation:
     def _write_back(self) -> None:
         for _, server in sorted(self.servers.items()):
             server.platter.write_back()
+        for node in self.nodes.values():
+            node.platter.write_back()
         self.world.after(WRITE_BACK_S, self._write_back)
 
     # -- the end ---------------------------------------------------------------------------------------------------
@@ -284,8 +284,3 @@ def _seeded_ids(world: World) -> Iterator[None]:
         yield
     finally:
         uuid.uuid4 = real
-
-
-def _memory_disk() -> str | None:
-    """Where syncs cost nothing: what is simulated here is not the agents' disk."""
-    return "/dev/shm" if Path("/dev/shm").is_dir() else None
