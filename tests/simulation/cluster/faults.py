@@ -63,6 +63,8 @@ class ClusterNemesis(Operator):
         self._servers = servers
         self._nodes = nodes
         self._users = users
+        self.has_lost_touch: Callable[[AgentNode], bool] = lambda node: False
+        """Whether no server that it knows is where it was."""
         self._troubles: dict[str, deque[float]] = {name: deque(maxlen=WINDOW) for name in nodes}
         self._node_kinds: dict[str, Callable[[AgentNode], None]] = {
             "node-kill": self._kill_agent,
@@ -127,7 +129,8 @@ class ClusterNemesis(Operator):
         leaders = [s for _, s in sorted(self._servers.items()) if s.leads() and not s.paused]
         whole = not any(self._network.cuts.values()) and all(s.alive and not s.paused for s in self._servers.values())
         for name, node in self._nodes.items():
-            if not node.alive or node.paused or node.waits or (leaders and not whole and not self._hears(name, leaders[-1].name)):
+            away = not node.alive or node.paused or node.waits or self.has_lost_touch(node)
+            if away or (leaders and not whole and not self._hears(name, leaders[-1].name)):
                 self._troubles[name].append(1.0)
             else:
                 heard = whole or all(self._both_ways(name, server) for server in self._servers)

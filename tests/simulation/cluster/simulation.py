@@ -96,6 +96,8 @@ class ClusterSimulation:
             world, self.network, self._active, self.nodes, self.users, options.profile, options.fault_every_s, only=options.only
         )
         self.nemesis.run_with(self.roster)
+        if self.changing:
+            self.nemesis.has_lost_touch = self._has_lost_touch
         self.ledger.trouble_s = self.nemesis.trouble_s
 
     @property
@@ -176,6 +178,7 @@ class ClusterSimulation:
             user.resting = True
         healed_at, steady_since, wrong = world.now, 0.0, ["nothing looked at"]
         while world.now < healed_at + CONVERGE_S:
+            self._give_addresses()
             world.run_until(world.now + 0.5)
             wrong = self._unfinished()
             if wrong:
@@ -245,11 +248,27 @@ class ClusterSimulation:
         urls = {self.servers[name].url for name in self.roster.members()}
         told = {server.id: server.api for server in tables.servers.values()}
         wrong = [] if set(told) == set(self.roster.members()) and set(told.values()) == urls else [f"the servers are {told}, not {urls}"]
-        asking: list[AgentNode | User] = [*self.nodes.values(), *self.users.values()]
-        for actor in asking:
+        for actor in self._asking():
             if not urls <= actor.known_servers:
                 wrong.append(f"{actor.name} knows {sorted(actor.known_servers)} of the servers {sorted(urls)}")
         return wrong
+
+    def _asking(self) -> list[AgentNode | User]:
+        return [*self.nodes.values(), *self.users.values()]
+
+    def _has_lost_touch(self, actor: AgentNode | User) -> bool:
+        """Whether every server it knows was removed or has moved, while it could not hear of it."""
+        hosts = {server.host for server in self._active.values()}
+        return actor.alive and not any(url.partition("://")[2] in hosts for url in actor.known_servers)
+
+    def _give_addresses(self) -> None:
+        """Whoever has lost touch hears from a person where the servers are now, and only they do."""
+        for actor in self._asking() if self.changing else ():
+            if self._has_lost_touch(actor):
+                self.world.log("readdressed", actor.name)
+                self.world.counts["readdressed"] += 1
+                actor.die()
+                actor.start()
 
     def _outcome(self) -> Outcome:
         world, history = self.world, self.history
