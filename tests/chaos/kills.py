@@ -32,7 +32,7 @@ from tests.chaos.record import check_record
 from tests.chaos.registry import Registry
 from tests.chaos.registry import why_none as why_no_registry
 from tests.chaos.stage import STEADY
-from tests.chaos.verdicts import Findings, check_nodes, check_state
+from tests.chaos.verdicts import Findings, check_nodes, check_state, two_of_a_pod
 from tests.e2e.netns import why_none
 from tests.integration.engine import why_none as why_no_engine
 
@@ -79,8 +79,9 @@ class Parcel(Struct, frozen=True, kw_only=True):
 class Killer:
     """Arms points on one cluster's processes, and starts again what died of it."""
 
-    def __init__(self, cluster: ChaosCluster, deaths: Counter[str], dice: random.Random, *, action: str = "exit") -> None:
+    def __init__(self, cluster: ChaosCluster, deaths: Counter[str], dice: random.Random, findings: Findings, *, action: str) -> None:
         self.cluster = cluster
+        self._findings = findings
         self._action = action
         self.deaths = deaths
         """Over all parcels, by point."""
@@ -188,10 +189,11 @@ class Killer:
             self.cluster.failpoint(name).write_text("")
 
     def _churn(self, now: float) -> None:
-        """Give the runtimes something to do: pods come and go."""
+        """Give the runtimes something to do: pods come and go. None may run twice meanwhile, whenever an agent died."""
         if now - self._churned_at < 1.5:
             return
         self._churned_at = now
+        self._findings.orphaned += two_of_a_pod(self.cluster.boxes())
         server = self._dice.choice(SERVERS)
         body = {"replicas": self._dice.randrange(5), "env": {"N": str(self._dice.randrange(3))}}
         self.cluster.ask(server, "PUT", f"/deployments/{CHURN}", body, timeout_s=2.0)
@@ -217,7 +219,7 @@ def parcel(
         lease_s=LEASE_S,
     )
     load = Load(cluster.ways, mark="k", dice=dice)
-    killer = Killer(cluster, deaths, dice, action=action)
+    killer = Killer(cluster, deaths, dice, findings, action=action)
     points = aims(with_docker=with_docker, action=action)
     try:
         cluster.start()
