@@ -43,6 +43,9 @@ WINDOW = round((LEASE_S + 1.0) / SAMPLE_S)
 class Server(Victim, Protocol):
     clock: Clock
 
+    @property
+    def url(self) -> str: ...
+
 
 class ClusterNemesis(Operator):
     def __init__(
@@ -63,8 +66,7 @@ class ClusterNemesis(Operator):
         self._servers = servers
         self._nodes = nodes
         self._users = users
-        self.has_lost_touch: Callable[[AgentNode], bool] = lambda node: False
-        """Whether no server that it knows is where it was."""
+        self._changing = "add" in self._weights
         self._troubles: dict[str, deque[float]] = {name: deque(maxlen=WINDOW) for name in nodes}
         self._node_kinds: dict[str, Callable[[AgentNode], None]] = {
             "node-kill": self._kill_agent,
@@ -127,9 +129,10 @@ class ClusterNemesis(Operator):
 
     def _sample(self) -> None:
         leaders = [s for _, s in sorted(self._servers.items()) if s.leads() and not s.paused]
-        whole = not any(self._network.cuts.values()) and all(s.alive and not s.paused for s in self._servers.values())
+        up = all(server.alive and not server.paused for server in self._servers.values())
+        whole = up and not self._changing and not any(self._network.cuts.values())
         for name, node in self._nodes.items():
-            away = not node.alive or node.paused or node.waits or self.has_lost_touch(node)
+            away = not node.alive or node.paused or node.waits
             if away or (leaders and not whole and not self._hears(name, leaders[-1].name)):
                 self._troubles[name].append(1.0)
             else:
@@ -138,10 +141,12 @@ class ClusterNemesis(Operator):
         self._world.after(SAMPLE_S, self._sample)
 
     def _hears(self, node: str, leader: str) -> bool:
-        """Whether there is a server that hears the node and is heard by the leader."""
+        """Whether there is a server that hears the node, which knows of it, and is heard by the leader."""
+        known = self._nodes[node].known_servers if self._changing else set()
         return any(
             server.alive and not server.paused and self._both_ways(node, name) and (name == leader or self._both_ways(name, leader))
             for name, server in self._servers.items()
+            if not self._changing or server.url in known
         )
 
     def _both_ways(self, a: str, b: str) -> bool:

@@ -96,8 +96,6 @@ class ClusterSimulation:
             world, self.network, self._active, self.nodes, self.users, options.profile, options.fault_every_s, only=options.only
         )
         self.nemesis.run_with(self.roster)
-        if self.changing:
-            self.nemesis.has_lost_touch = self._has_lost_touch
         self.ledger.trouble_s = self.nemesis.trouble_s
 
     @property
