@@ -14,7 +14,7 @@ from importlib import metadata
 
 import msgspec
 
-from kago.agent.credentials import admitted, renew
+from kago.agent.credentials import admitted, renew, servers_of
 from kago.agent.masters import Masters, Outdated, Superseded
 from kago.agent.notes import DataDirError, Notebook
 from kago.agent.port import Health, serve_port
@@ -29,7 +29,6 @@ from kago.config import LOG_FORMAT, AgentConfig
 from kago.core.model.deployment import Runtime
 from kago.core.model.report import Registration
 from kago.security.keyring import Keyring, KeyringError
-from kago.security.subject import Role
 from kago.security.tokens import Token
 
 logger = logging.getLogger("kago.agent")
@@ -110,7 +109,8 @@ async def _serve(config: AgentConfig, notebook: Notebook, clock: Clock, keyring:
         runtimes=tuple(sorted(runtimes)),
         agent_version=_version(),
     )
-    tls = keyring.client_context(keyring.only(Role.SERVER)) if keyring is not None else None
+    judge = servers_of(keyring, notebook) if keyring is not None else None
+    tls = keyring.client_context(judge) if keyring is not None and judge is not None else None
     if keyring is not None and (plain := [master for master in config.masters if master.startswith("http://")]):
         raise StartRefused(f"{plain[0]}: this agent is of the secured cluster {keyring.cluster}, which is asked over https alone")
     servers = (*config.masters, *(url for url in notebook.notes.masters if tls is None or url.startswith("https://")))
@@ -136,7 +136,7 @@ async def _serve(config: AgentConfig, notebook: Notebook, clock: Clock, keyring:
             )
 
         try:
-            port_tls = keyring.server_context(keyring.only(Role.SERVER)) if keyring is not None else None
+            port_tls = keyring.server_context(judge) if keyring is not None and judge is not None else None
             port = await serve_port(config.host, config.port, health, lambda: tuple(worker.said.values()), port_tls)
         except OSError as error:
             raise StartRefused(f"cannot listen on {config.host}:{config.port}: {error.strerror}; choose another --port") from error

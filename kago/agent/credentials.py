@@ -6,14 +6,16 @@ import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from kago.agent.notes import Notebook
 from kago.client.client import Client
 from kago.client.errors import ClientError
 from kago.client.join import JoinRefused, fetch_ca, join
 from kago.clock import Clock
 from kago.core.model.token import TokenRole
 from kago.security.authority import ca_digest
+from kago.security.handshake import Judge
 from kago.security.keyring import LOOK_S, Keyring, KeyringError
-from kago.security.subject import Role
+from kago.security.subject import Role, Subject
 from kago.security.tokens import Token
 
 logger = logging.getLogger("kago.agent")
@@ -49,6 +51,18 @@ async def admitted(data_dir: Path, name: str, masters: Sequence[str], token: Tok
     keyring.install(key_pem, reply.certificate.encode())
     logger.info("joined cluster %s as node %s", keyring.cluster, name)
     return keyring
+
+
+def servers_of(keyring: Keyring, notebook: Notebook) -> Judge:
+    """Lets the cluster's servers speak, and of those that were removed none with a certificate from before."""
+    any_server = keyring.only(Role.SERVER)
+
+    def judge(subject: Subject) -> str:
+        if notebook.notes.removed_servers.get(subject.name, 0) > subject.admitted:
+            return any_server(subject) or f"server {subject.name} was removed from the cluster"
+        return any_server(subject)
+
+    return judge
 
 
 async def _has_another_ca(keyring: Keyring, masters: Iterable[str], token: Token, clock: Clock) -> bool:

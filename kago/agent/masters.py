@@ -25,7 +25,7 @@ from kago.client.walk import usable_urls
 from kago.clock import Clock
 from kago.core.model.node import NodeStatus
 from kago.core.model.pod import Pod
-from kago.core.model.report import Heartbeat, PodReport, Registration, WatchEvent
+from kago.core.model.report import Heartbeat, HeartbeatReply, PodReport, Registration, RegistrationReply, WatchEvent
 
 logger = logging.getLogger("kago.agent")
 
@@ -43,6 +43,8 @@ AGAIN_S = 0.3
 TAKEOVER_S = 30.0
 """How long a fresh agent waits for a former one of the same name to be given up by the cluster."""
 LEAVE_S = 2.0
+MAX_REMOVED = 200
+"""Servers whose removal is remembered, the last ones: certificates live for 30 days."""
 
 
 class Superseded(Exception):
@@ -87,6 +89,8 @@ class Masters:
         self._floor, self._floor_at = 0, clock.monotonic()
         """A log index known for at least BEHIND_S."""
         self._lost = ""
+        self._unsure = False
+        """Whether the server that is watched may be one that was removed."""
 
     def news(self) -> None:
         """There is something to report: send it now."""
@@ -169,7 +173,7 @@ class Masters:
         self._check_epoch(reply.epoch)
         self._notebook.notes = msgspec.structs.replace(notes, cluster_id=reply.cluster_id, superseded=False)
         self._worker.wake()
-        self._learn(reply.servers, reply.heartbeat_s, reply.index)
+        self._learn(reply)
         self._registered = self._ever_registered = True
         logger.info("registered as node %s of cluster %s", self._registration.name, reply.cluster_id)
 
@@ -181,7 +185,7 @@ class Masters:
         self._acknowledged.update({report.pod_id: report for report in reports})
         for pod_id in self._acknowledged.keys() - self._worker.said.keys():
             del self._acknowledged[pod_id]
-        self._learn(reply.servers, reply.heartbeat_s, reply.index)
+        self._learn(reply)
         if self._lost:
             logger.info("a master answers again")
             self._lost = ""
@@ -199,18 +203,31 @@ class Masters:
         registration = self._registration
         return Heartbeat(node_id=registration.id, incarnation=registration.incarnation, pods=reports, leaving=leaving)
 
-    def _learn(self, servers: tuple[str, ...], heartbeat_s: float, index: int) -> None:
-        self._heartbeat_s = min(max(heartbeat_s, LEAST_HEARTBEAT_S), MOST_HEARTBEAT_S)
+    def _learn(self, reply: HeartbeatReply | RegistrationReply) -> None:
+        self._heartbeat_s = min(max(reply.heartbeat_s, LEAST_HEARTBEAT_S), MOST_HEARTBEAT_S)
         now = self._clock.monotonic()
         if now - self._floor_at >= BEHIND_S:
             self._floor, self._floor_at = self._newest, now
-        self._newest = max(self._newest, index)
-        servers = usable_urls(servers)  # noted, one that is none would keep the agent from its next start
+        self._newest = max(self._newest, reply.index)
+        self._shut_out(reply.removed_servers)
+        servers = usable_urls(reply.servers)  # noted, one that is none would keep the agent from its next start
         if servers and servers != self._notebook.notes.masters:
             self._notebook.notes = msgspec.structs.replace(self._notebook.notes, masters=servers)
             self._telling.learn(servers)
             self._watching.learn(servers)
             self._worker.wake()  # it writes the notes
+
+    def _shut_out(self, removed: dict[str, int]) -> None:
+        """Servers that were removed: what they still hold open of ours is left, and nothing new is made."""
+        known = self._notebook.notes.removed_servers
+        news = {id: index for id, index in removed.items() if index > known.get(id, 0)}
+        if news:
+            newest = sorted({**known, **news}.items(), key=lambda item: item[1])[-MAX_REMOVED:]
+            self._notebook.notes = msgspec.structs.replace(self._notebook.notes, removed_servers=dict(newest))
+            self._telling.leave()
+            self._watching.leave()
+            self._unsure = True
+            self._worker.wake()
 
     def _note_loss(self, error: ClientError) -> None:
         if str(error) != self._lost:
@@ -263,6 +280,9 @@ class Masters:
                     case "synced" if view is not None:
                         await self._take_over(view, event)
                         view = None
+                if self._unsure:
+                    self._unsure = False
+                    raise _Behind("a server was removed: this may be it")
                 if view is None:
                     self._resume = max(self._resume or 0, event.index)
                     if event.type == "heartbeat" and event.index < self._floor:

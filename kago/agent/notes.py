@@ -37,6 +37,8 @@ class Notes(Struct, frozen=True, kw_only=True):
     cluster_id: str = ""
     masters: tuple[str, ...] = ()
     """Learned from the cluster; never emptied."""
+    removed_servers: dict[str, int] = {}
+    """Whose certificates of before these log indexes count no more."""
     epoch: int = 0
     """The highest seen: a master that knows only an earlier leader is not believed."""
     index: int = 0

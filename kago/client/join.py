@@ -93,6 +93,7 @@ async def join(
             raise
         except ClientError as trouble:
             error = trouble
+        wanted = wanted[1:] + wanted[:1]  # only the leader knows which nodes it misses
         if str(error) != said:
             said = str(error)
             _logger.warning("cannot join yet, trying on: %s", said)

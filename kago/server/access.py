@@ -206,6 +206,11 @@ def subject_of_caller(request: Request) -> Subject | None:
     return caller.subject if caller is not None else None
 
 
+def removed_servers(store: Store) -> dict[str, int]:
+    """By id, the index at which each was removed."""
+    return {removal.name: removal.version for removal in store.tables.removals.values() if removal.role == Role.SERVER}
+
+
 def own_node(request: Request, name: str) -> None:
     """An agent speaks for its own node. Refused (403)."""
     subject = subject_of_caller(request)

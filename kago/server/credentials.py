@@ -14,6 +14,7 @@ from kago.clock import Clock
 from kago.config import ServeConfig
 from kago.core.model.token import JoinReply, TokenRole
 from kago.core.model.token import Token as KnownToken
+from kago.core.state.backup import INDEX_LEAP
 from kago.core.state.commands import AdoptTokens
 from kago.security.first import forget_first_tokens, keep_first_tokens, read_first_tokens
 from kago.security.handshake import peer_of
@@ -85,6 +86,8 @@ class Credentials:
         """For ever: hand the first tokens over to the log, then a new certificate at half of each one's life."""
         if self.first_tokens:
             await self._hand_over_tokens()
+        if self._of_another_life():
+            self._issue()
         while True:
             due_s = self._renew_in_s()
             if due_s > 0:
@@ -107,6 +110,12 @@ class Credentials:
             await asyncio.sleep(AGAIN_S)
         self.first_tokens = {}
         forget_first_tokens(self.keyring)
+
+    def _of_another_life(self) -> bool:
+        """Whether our certificate is from before our id was removed, or the cluster was begun again: we are a member all the same."""
+        admitted = self.keyring.subject.admitted if self.keyring.subject is not None else 0
+        removal = self._store.tables.removals.get(f"{Role.SERVER}/{self._me}")
+        return (removal is not None and removal.version > admitted) or self._store.tables.index - admitted >= INDEX_LEAP
 
     def _renew_in_s(self) -> float:
         return self.keyring.renew_in_s(now=self._store.clock.now(), jitter=random.random())

@@ -109,3 +109,32 @@ def test_all_servers_lost_and_the_ca_too(fresh_secured: SecuredHarness, tmp_path
     cluster.until("the agents to be back", lambda: nodes_ready(cluster) and not incarnations(cluster).items() & lives.items())
     assert cluster.kago("scale", "app", "5", "--wait", "--timeout", "60s", servers=[cluster.urls[0]]) == "deployment/app scaled\n"
     assert cluster.processes_of("app").items() > before.items()
+
+
+def test_a_new_ca_for_a_cluster_that_runs(fresh_secured: SecuredHarness) -> None:
+    """As README.md has it: the servers stand still for a moment, and no container notices."""
+    cluster = fresh_secured
+    old_reader = cluster.known_as("read")
+    cluster.apply("app", replicas=4)
+    before, lives = cluster.processes_of("app"), incarnations(cluster)
+    for server in cluster.servers:
+        server.stop()
+    for n in range(3):
+        (cluster.data(n) / DIRECTORY).rename(cluster.data(n).with_name(f"old-tls-{n}"))
+    cluster.found()
+    usual = [server.arguments for server in cluster.servers]
+    for server in cluster.servers:
+        server.arguments += ("--node-lease", "10m")
+        server.start()
+    for agent in cluster.agents:
+        agent.stop()
+        agent.start()
+    cluster.until("the agents to be back", lambda: nodes_ready(cluster) and not incarnations(cluster).items() & lives.items())
+    for server, arguments in zip(cluster.servers, usual, strict=True):
+        server.stop()
+        server.arguments = arguments
+        server.start()
+    cluster.until("all to be well", cluster.healthy)
+    assert not cluster.may(old_reader, "get", "pods") and cluster.may(cluster.known_as("read"), "get", "pods")
+    assert cluster.kago("scale", "app", "5", "--wait", "--timeout", "60s") == "deployment/app scaled\n"
+    assert cluster.processes_of("app").items() > before.items()

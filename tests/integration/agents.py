@@ -59,6 +59,16 @@ class AgentProcess:
     def logged(self) -> str:
         return self.output.read_text()
 
+    async def listens(self, within_s: float = 15.0) -> None:
+        """Wait until its port answers: a start takes its time on a busy machine."""
+        async with asyncio.timeout(within_s):
+            while True:
+                try:
+                    await self.ask("/health")
+                    return
+                except OSError:
+                    await asyncio.sleep(0.1)
+
     async def ask(self, path: str) -> Any:
         def get() -> Any:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.config.port}{path}", timeout=3) as answer:

@@ -156,6 +156,7 @@ def test_unwanted_containers_go_only_on_a_view_as_new_as_the_last(tmp_path: Path
         master.index = 5  # a master that was left behind
         master.history.clear()
         agent.start()
+        await agent.listens()
         await asyncio.sleep(2)
         assert [one["ready"] for one in await agent.ask("/pods")] == [True]
         master.index = seen + 1

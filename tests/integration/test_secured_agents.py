@@ -18,6 +18,7 @@ from kago.client.join import JoinRefused
 from kago.clock import SystemClock
 from kago.config import AgentConfig
 from kago.core.model.token import TokenRole
+from kago.core.state.commands import RemoveServer
 from kago.security.authority import Authority
 from kago.security.keyring import Keyring, KeyringError
 from kago.security.subject import Role, Subject
@@ -202,6 +203,28 @@ def test_a_joiner_tells_its_secret_to_nobody_but_a_server_of_its_cluster(tmp_pat
         assert group.first[TokenRole.AGENT].secret.encode() not in b"".join(heard)
         with pytest.raises(JoinRefused, match="https only"):
             await admitted(tmp_path / "a", "n1", ["http://127.0.0.1:1"], group.first[TokenRole.AGENT], SystemClock())
+
+    play(tmp_path, scenario)
+
+
+def test_agents_hear_of_servers_that_were_removed(tmp_path: Path) -> None:
+    """At once, and they remember it: with a certificate from before it opens no port and is not asked."""
+
+    async def scenario(group: Secured) -> None:
+        config, store = agent_config(group, tmp_path), group.servers[0].store
+        port, before = f"https://127.0.0.1:{config.port}", group.office.pair(Role.SERVER, "s9:7080")
+        async with running(config, group.first[TokenRole.AGENT]):
+            await eventually(lambda: status_of(group) == "ready")
+            assert await reached(port, intruder(before)) == 200
+            await store.submit(RemoveServer(epoch=store.tables.cluster.epoch, id="s9:7080"))
+            deadline = time.monotonic() + 10
+            while await reached(port, intruder(before)):
+                assert time.monotonic() < deadline
+            assert await reached(port, intruder(group.office.pair(Role.SERVER, "s9:7080", admitted=store.tables.index))) == 200
+            assert await reached(port, intruder(group.office.pair(Role.SERVER, "s8:7080"))) == 200
+        async with running(config, None):
+            await eventually(lambda: status_of(group) == "ready")
+            assert await reached(port, intruder(before)) == 0
 
     play(tmp_path, scenario)
 

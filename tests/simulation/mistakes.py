@@ -17,7 +17,7 @@ from kago.client.client import Client
 from kago.client.walk import Walker
 from kago.core.model.node import Node, NodeStatus
 from kago.core.model.pod import Desired, Pod, PodStatus
-from kago.core.model.report import Heartbeat, PodReport, WatchEvent
+from kago.core.model.report import Heartbeat, HeartbeatReply, PodReport, RegistrationReply, WatchEvent
 from kago.core.state import commands as c
 from kago.core.state import machine as state_machine
 from kago.core.state.handlers import nodes as node_handlers
@@ -172,8 +172,8 @@ _call = Walker.call
 _watch = Client.watch
 
 
-def learn_nobody(self: Masters, servers: tuple[str, ...], heartbeat_s: float, index: int) -> None:
-    _learn(self, (), heartbeat_s, index)
+def learn_nobody(self: Masters, reply: HeartbeatReply | RegistrationReply) -> None:
+    _learn(self, structs.replace(reply, servers=()))
 
 
 _learn = Masters._learn

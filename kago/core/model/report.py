@@ -41,6 +41,8 @@ class HeartbeatReply(Struct, frozen=True, kw_only=True):
     lease_s: float
     servers: tuple[str, ...]
     """API URLs of all servers; agents save them and never empty the list."""
+    removed_servers: dict[str, int] = {}
+    """By id, the log index at which each was removed: certificates given to it earlier count no more, also at an agent's port."""
 
 
 class Registration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,6 +66,7 @@ class RegistrationReply(Struct, frozen=True, kw_only=True):
     heartbeat_s: float
     lease_s: float
     servers: tuple[str, ...]
+    removed_servers: dict[str, int] = {}
 
 
 class WatchEvent(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -7,7 +7,7 @@ from kago.core.model.report import Heartbeat, HeartbeatReply, Registration, Regi
 from kago.core.model.validation import check_registration
 from kago.core.state.commands import DeleteNode, RegisterNode
 from kago.core.state.rejections import Rejection
-from kago.server.access import own_node, subject_of_caller
+from kago.server.access import own_node, removed_servers, subject_of_caller
 from kago.server.answers import list_answer, make_readable, server_urls, struct_answer, thing_answer, watch_answer
 from kago.server.leader import Leader
 from kago.server.problems import Refused, not_found, of_log_error, of_rejection, unavailable
@@ -81,6 +81,7 @@ def blueprint(store: Store, leader: Leader, reports: Reports, *, secured: bool =
                 heartbeat_s=leader.leases.interval_s(nodes),
                 lease_s=leader.leases.lease_s(nodes),
                 servers=server_urls(store),
+                removed_servers=removed_servers(store),
             )
         )
 
@@ -108,6 +109,7 @@ async def _register(store: Store, leader: Leader, registration: Registration) ->
         heartbeat_s=leader.leases.interval_s(nodes),
         lease_s=leader.leases.lease_s(nodes),
         servers=server_urls(store),
+        removed_servers=removed_servers(store),
     )
 
 

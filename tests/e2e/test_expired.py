@@ -1,0 +1,47 @@
+"""Machines that were off for longer than a certificate lives: their clocks say so, not a test's hand in their files."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.securing import SecuredHarness
+from tests.e2e.test_secured_disaster import nodes_ready
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(240),
+    pytest.mark.skipif(shutil.which("faketime") is None, reason="not installed: faketime"),
+]
+LIBRARY = next((path for path in Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
+NO_CHECK_TIME = 0x200000
+"""X509_V_FLAG_NO_CHECK_TIME: this process itself stays in the present."""
+LATER = ("faketime", "-f", "+31d")
+
+
+def test_every_machine_was_off_for_a_month(fresh_secured: SecuredHarness) -> None:
+    """Servers sign for themselves; an agent says what it lacks, and comes back with a fresh token."""
+    cluster = fresh_secured
+    cluster.apply("app", replicas=2)
+    cluster.stop()
+    for process in cluster.processes():
+        process.prefix = LATER
+        process.environment.pop("KAGO_TOKEN_FILE", None)
+    cluster.identity |= {"LD_PRELOAD": str(LIBRARY), "FAKETIME": "+31d"}
+    assert LIBRARY is not None
+    cluster.ask_as(cluster.identity["KAGO_TOKEN"], next(cluster.directory.glob("tokens-*/ca.pem")).read_bytes(), verify_flags=NO_CHECK_TIME)
+    for server in cluster.servers:
+        server.start()
+    cluster.until("a leader", lambda: cluster.cluster()["leader"])
+    agent = cluster.agents[0]
+    agent.start()
+    cluster.until("it to end", lambda: not agent.running)
+    assert agent.exit_code == 1 and "kago token create --role agent" in agent.last_words() and "Traceback" not in agent.last_words(200)
+    token = cluster.directory / "fresh"
+    token.write_text(cluster.kago("token", "create", "--role", "agent", "--uses", "2"))
+    for one in cluster.agents:
+        one.environment["KAGO_TOKEN_FILE"] = str(token)
+        one.start()
+    cluster.until("the agents to be back", lambda: nodes_ready(cluster))
+    assert "new certificate" in cluster.servers[0].last_words(200)
+    cluster.until("its pods", lambda: len(cluster.processes_of("app")) == 2)
