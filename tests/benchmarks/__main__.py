@@ -16,14 +16,14 @@ from pathlib import Path
 
 import msgspec
 
-from tests.benchmarks import api, log, planning
+from tests.benchmarks import api, failover, idle, log, planning
 from tests.benchmarks.figures import FORMAT, Run
 from tests.benchmarks.machine import NotOnDisk, commit, describe, fdatasync_s, require_disk
 from tests.benchmarks.page import render
 from tests.benchmarks.session import Bench, Session
 from tests.benchmarks.tables import TITLES, against, as_markdown, as_table, remarks, rows
 
-BENCHES: tuple[Bench, ...] = (log.BENCH, api.BENCH, planning.BENCH)
+BENCHES: tuple[Bench, ...] = (log.BENCH, api.BENCH, failover.BENCH, idle.BENCH, planning.BENCH)
 LIBRARIES = ("sanic", "uvloop", "msgspec", "pysyncobj")
 
 
@@ -44,7 +44,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     repeats = options.repeats or (2 if options.quick else 5)
-    run = measure([names[name] for name in wanted] or BENCHES, options.dir, repeats=repeats, quick=options.quick)
+    run = measure([names[name] for name in wanted] or BENCHES, options.dir, repeats=repeats, quick=options.quick, faults=options.faults)
     lines = rows(run.measured)
     print((as_markdown if options.markdown else as_table)(TITLES, lines))
     print(f"\n{remarks(run)}")
@@ -57,11 +57,11 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(benches: Sequence[Bench], directory: Path, *, repeats: int, quick: bool) -> Run:
+def measure(benches: Sequence[Bench], directory: Path, *, repeats: int, quick: bool, faults: int = 0) -> Run:
     began, began_at = time.monotonic(), datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     name, changed = commit()
     with tempfile.TemporaryDirectory(prefix="kago-bench-", dir=directory, ignore_cleanup_errors=True) as place:
-        session = Session(Path(place), repeats=repeats, quick=quick)
+        session = Session(Path(place), repeats=repeats, quick=quick, faults=faults)
         session.versions.update({library: version(library) for library in LIBRARIES})
         print(f"an fdatasync of 300 bytes takes {1000 * fdatasync_s(Path(place)):.2f} ms here", file=sys.stderr)
         measured = session.run(benches)
@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="name the benchmarks and stop")
     parser.add_argument("--repeats", type=int, default=0, help="of each measure, Kago and peer in turn (5; quick: 2)")
     parser.add_argument("--quick", action="store_true", help="short loads and small clusters: to see that it works, not to quote")
+    parser.add_argument("--faults", type=int, default=0, help="leaders killed, and cut off (100; quick: 20)")
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()), help="where the servers' data lies while it lasts; a disk")
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
     parser.add_argument("--against", type=Path, help="an earlier run's file, to compare with")

@@ -67,9 +67,11 @@ class Measured(Struct, frozen=True, kw_only=True):
 
     @property
     def ratio(self) -> "Spread | None":
-        """Of Kago to its peer, repeat by repeat: neighbours in time saw the same machine."""
-        pairs = zip(self.kago, self.peer, strict=False)
-        return spread([ours.value / theirs.value for ours, theirs in pairs if theirs.value])
+        """Of Kago to its peer, repeat by repeat: neighbours in time saw the same machine. Of medians where one was measured more often."""
+        if len(self.kago) != len(self.peer):
+            ours, theirs = self.kago_spread, self.peer_spread
+            return None if ours is None or theirs is None or not theirs.median else spread([ours.median / theirs.median])
+        return spread([ours.value / theirs.value for ours, theirs in zip(self.kago, self.peer, strict=True) if theirs.value])
 
     @property
     def reached(self) -> bool | None:

@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from tests.benchmarks.attempts import NUMBER
 from tests.benchmarks.wire import http_request
 from tests.e2e.netns import Network
 
@@ -73,9 +74,12 @@ class Process:
 class Group(Protocol):
     """What a benchmark asks of three servers, whosever they are."""
 
-    processes: Mapping[str, Process]
-    inside: tuple[str, ...]
-    """Words before a command that asks them."""
+    @property
+    def processes(self) -> Mapping[str, Process]: ...
+
+    @property
+    def inside(self) -> tuple[str, ...]:
+        """Words before a command that asks them."""
 
     def target(self, name: str) -> str:
         """host:port of a server's API."""
@@ -84,7 +88,7 @@ class Group(Protocol):
         """Waits until there is one and all three are in step."""
 
     def write(self) -> bytes:
-        """The HTTP request of a small write that always succeeds."""
+        """The HTTP request of a small write that always succeeds; NUMBER in it is to be replaced each time."""
 
 
 class _Members:
@@ -152,9 +156,8 @@ class KagoServers(_Members):
         return first_of(lambda name: dict(self.fetch(name, "/cluster")))
 
     def write(self) -> bytes:
-        """Of a deployment that is there from the first on; each is a change, for it names the time."""
-        body = json.dumps({"labels": {"at": str(time.monotonic_ns())}}).encode()
-        return http_request("PUT", "/deployments/probe", body)
+        """Of the deployment that `make_probe` makes; a change each time, if the number in it is another."""
+        return http_request("PUT", "/deployments/probe", json.dumps({"labels": {"number": NUMBER.decode()}}).encode())
 
     def make_probe(self) -> None:
         spec = {"name": "probe", "runtime": "process", "command": ["/bin/true"], "replicas": 0}
@@ -200,7 +203,8 @@ class EtcdMembers(_Members):
         return until("three members of etcd with one leader", look, lambda: "\n".join(one.last_words() for one in self.processes.values()))
 
     def write(self) -> bytes:
-        value = json.dumps({"key": encoded(b"probe"), "value": encoded(str(time.monotonic_ns()).encode())}).encode()
+        """Through the gateway, as a client without gRPC would; the number is not that of base64, but its digits are of its letters."""
+        value = json.dumps({"key": encoded(b"probe"), "value": NUMBER.decode() + "AA"}).encode()
         return http_request("POST", "/v3/kv/put", value)
 
 

@@ -32,11 +32,13 @@ class Bench(Struct, frozen=True, kw_only=True):
 
 
 class Session:
-    def __init__(self, directory: Path, *, repeats: int, quick: bool) -> None:
+    def __init__(self, directory: Path, *, repeats: int, quick: bool, faults: int = 0) -> None:
         self.directory = directory
         """On a disk; gone at the end."""
         self.repeats = repeats
         self.quick = quick
+        self.faults = faults or (20 if quick else 100)
+        """So many of each kind, for the worst of them."""
         self.curves: list[Curve] = []
         self.versions: dict[str, str] = {}
         self._samples: dict[tuple[str, str], list[Sample]] = {}
