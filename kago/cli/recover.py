@@ -31,7 +31,7 @@ def begin_again(data_dirs: Sequence[Path], *, plan: bool, yes: bool, servers: st
     _check_kinship(survivors)
     best = max(survivors, key=lambda survivor: survivor.remains.rank)
     known = {one.api for survivor in survivors for one in survivor.tables.servers.values()}
-    living = asyncio.run(_ask(sorted(known | set(split_list(servers))), _dialling(survivors)))
+    living = asyncio.run(ask_who_lives(sorted(known | set(split_list(servers))), _dialling(survivors)))
     say(_overview(survivors, best, now=time.time()))
     _refuse_while_it_lives(best, living)
     note(_losses(survivors, best, living))
@@ -80,7 +80,7 @@ def _dialling(survivors: Iterable[Survivor]) -> SSLContext | None:
     return blind_context() if secured else None
 
 
-async def _ask(urls: Iterable[str], tls: SSLContext | None) -> dict[str, ClusterStatus | None]:
+async def ask_who_lives(urls: Iterable[str], tls: SSLContext | None) -> dict[str, ClusterStatus | None]:
     """What each server that lives says, by its URL; None of one that says nothing of the cluster."""
 
     async def one(url: str) -> tuple[str, ClusterStatus | None, bool]:

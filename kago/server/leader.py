@@ -28,8 +28,6 @@ TICK_S = 0.25
 """The longest sleep between two looks at the leases, so that a pause of our own is noticed."""
 ALONE_S = 0.5
 """A server not heard for this long is away; servers hear each other several times as often."""
-MISSED_S = 3.0
-"""Of an agent that speaks every second; its lease is longer."""
 IDLE_S = 0.1
 """Pause after a round whose commands all changed nothing."""
 BEATS_EVERY_S = 0.1
@@ -68,7 +66,7 @@ class Leader:
 
     def misses(self, name: str) -> bool:
         """Whether we lead and have not heard a node for so long that its agent is gone, though its lease may run on."""
-        return self._leading and self.leases.silence_s(name, self._clock.monotonic()) > MISSED_S
+        return self._leading and self.leases.misses(name, self._clock.monotonic())
 
     def told(self, sender: str, payload: bytes) -> None:
         """Heartbeats that another server passed on."""

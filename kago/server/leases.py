@@ -17,6 +17,7 @@ HEARTBEATS_PER_S = 500.0
 LEASE_BEATS = 5
 QUIET_BEATS = 2
 """Without a heartbeat of anybody for so many intervals, the leader takes itself for deaf, if more than one node could be heard."""
+MISSED_BEATS = 3
 DEAF_LEASES = 6
 """So many leases at most are granted to a node for silences that were everybody's."""
 PAUSE_S = 1.0
@@ -113,10 +114,10 @@ class Leases:
                     lease.heard_at = min(now, lease.heard_at + gap)
                     lease.excused_s = 0.0
 
-    def silence_s(self, name: str, now: float) -> float:
-        """Seconds since a node was heard, or since we lead; 0 of one that we know nothing of."""
+    def misses(self, name: str, now: float) -> bool:
+        """Whether a node was not heard for some beats, which says that its agent is gone, though its lease may be longer by far."""
         lease = self._leases.get(name)
-        return 0.0 if lease is None else max(0.0, now - lease.heard_at)
+        return lease is not None and now - lease.heard_at > MISSED_BEATS * self.interval_s(len(self._leases))
 
     def age_s(self, name: str, now: float) -> float | None:
         """Seconds since a node was heard; None where it never was."""

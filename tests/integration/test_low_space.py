@@ -6,8 +6,10 @@ from pathlib import Path
 
 import httpx
 
-from kago.core.checks import MIN_FREE_BYTES
+from kago.core.checks import DAY_S, MIN_FREE_BYTES
+from kago.security.subject import Role
 from kago.server.checks import Checks, measure_sync
+from tests.integration.secured import secured
 from tests.integration.test_api import NODE, WEB, running
 
 
@@ -80,3 +82,20 @@ def test_room_that_cannot_be_found_out_changes_nothing(tmp_path: Path) -> None:
     checks = Checks(tmp_path, Still(), free=failing)
     checks.look()
     checks.require_room("POST", "/deployments")
+
+
+def test_a_server_tells_of_certificates_that_should_have_been_renewed(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with asyncio.timeout(60), secured(tmp_path) as group:
+            late = group.office.pair(Role.AGENT, "n1", ago_s=25 * DAY_S)
+            assert (await group.ask("POST", "/nodes/register", NODE, pair=late)).status_code == 200
+            beat = {"node_id": "node-1", "incarnation": 1}
+            assert (await group.ask("POST", "/nodes/n1/heartbeat", beat, pair=late)).status_code == 200
+            facts = (await group.ask("GET", "/checks")).json()
+            assert 29 * DAY_S < facts["certificate_left_s"] < 31 * DAY_S < 3600 * DAY_S < facts["ca_left_s"]
+            assert 4 * DAY_S < facts["agent_certificates_left_s"]["n1"] <= 5 * DAY_S
+            renewed = group.office.pair(Role.AGENT, "n1")
+            assert (await group.ask("POST", "/nodes/n1/heartbeat", beat, pair=renewed)).status_code == 200
+            assert (await group.ask("GET", "/checks")).json()["agent_certificates_left_s"] == {}
+
+    asyncio.run(story())

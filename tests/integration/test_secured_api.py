@@ -10,14 +10,17 @@ from typing import Any
 import httpx
 import pytest
 
+from kago.cli.recover import ask_who_lives
 from kago.clock import SystemClock
 from kago.config import ServeConfig
 from kago.core.model.token import TokenRole
+from kago.core.state.commands import RemoveServer
 from kago.security.authority import new_key, request_for
+from kago.security.handshake import blind_context
 from kago.security.subject import Role, subject_of
 from kago.security.tokens import mint
 from kago.server.app import HANDSHAKE_S, Server
-from kago.server.credentials import join_cluster
+from kago.server.credentials import Credentials, join_cluster
 from tests.integration.certificates import DAY_S, Office, intruder
 from tests.integration.secured import Secured, secured
 from tests.integration.test_servers import NODE, WEB, eventually, free_ports
@@ -352,5 +355,32 @@ def test_the_description_names_what_a_secured_server_has(tmp_path: Path) -> None
         assert ca.content == group.ca
         other = await group.ask("PUT", "/tokens/aaaaaaaa", {"id": "bbbbbbbb", "role": "read", "digest": "0" * 64})
         assert other.status_code == 422
+
+    play(tmp_path, scenario)
+
+
+def test_a_member_whose_id_was_removed_in_another_life_has_a_certificate_of_this_one(tmp_path: Path) -> None:
+    """A backup may be begun again at an address that was removed before it was taken: what its state says of the address is over."""
+
+    async def scenario(group: Secured) -> None:
+        server = group.servers[0]
+        await server.store.submit(RemoveServer(epoch=server.store.tables.cluster.epoch, id=server.config.me))
+        removed_at = server.store.tables.removals[f"server/{server.config.me}"].version
+        assert server.credentials is not None and admitted(server.credentials) < removed_at
+        await server.stop()
+        group.servers[0] = server = Server(server.config)
+        await server.start()
+        await eventually(lambda: server.credentials is not None and admitted(server.credentials) >= removed_at)
+
+    play(tmp_path, scenario)
+
+
+def admitted(credentials: Credentials) -> int:
+    return credentials.keyring.subject.admitted if credentials.keyring.subject is not None else -1
+
+
+def test_recovery_hears_that_a_server_lives_also_without_a_certificate_in_force(tmp_path: Path) -> None:
+    async def scenario(group: Secured) -> None:
+        assert await ask_who_lives(group.urls, blind_context()) == {group.urls[0]: None}
 
     play(tmp_path, scenario)

@@ -168,3 +168,13 @@ def test_lost_leadership_forgets_everything() -> None:
     liveness = held.liveness(("a",), 100.0)
     assert (liveness.expired, liveness.leaving, liveness.heard, liveness.next_expiry) == ((), (), (), None)
     assert held.age_s("a", 100.0) is None
+
+
+def test_a_node_is_missed_after_some_beats_however_long_its_lease_is() -> None:
+    held = Leases(lease_s=600.0, heartbeat_s=1.0)
+    held.gained(["a", "b"], 0.0)
+    held.heard("a", 1, 2.0)
+    assert (held.misses("a", 3.5), held.misses("b", 3.5), held.misses("c", 3.5)) == (False, True, False)
+    many = Leases(lease_s=5.0, heartbeat_s=1.0)
+    many.gained([f"n{n}" for n in range(2000)], 0.0)
+    assert not many.misses("n1", 11.0), "of so many each speaks every four seconds"
