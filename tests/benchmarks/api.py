@@ -8,7 +8,9 @@ from contextlib import ExitStack
 from tests.benchmarks.figures import Figure, Goal
 from tests.benchmarks.groups import NAMES, EtcdMembers, KagoServers, Process, fetch, free_ports, until, why_no_etcd
 from tests.benchmarks.load import BOUND, Load, Outcome, apply
-from tests.benchmarks.session import KAGO, Bench, Probe, Session
+from tests.benchmarks.session import KAGO, Bench, Probe, Session, in_turn
+from tests.benchmarks.swarm import Swarm, swarm_place, why_no_swarm
+from tests.benchmarks.swarm_probes import SwarmProbes
 from tests.benchmarks.wire import http_request, http_requests, message
 
 ETCD, SWARM, SANIC = "etcd", "Swarm", "bare Sanic"
@@ -44,12 +46,29 @@ def run(session: Session) -> None:
         else:
             etcd = stack.enter_context(EtcdMembers(session.place("etcd")))
         bare = stack.enter_context(_Bare(session, probes.one()))
-        session.interleave(probes.writes(WRITERS))
-        session.interleave(probes.writes(1))
+        swarm = None
+        if why := why_no_swarm():
+            session.miss((*PUT_16.values(), *PUT_1.values(), *LISTS.values()), SWARM, why)
+        else:
+            swarm = SwarmProbes(session, stack.enter_context(Swarm(swarm_place(), workers=False)))
+        for clients, figures in ((WRITERS, PUT_16), (1, PUT_1)):
+            ours, theirs = [], []
+            for role, figure in figures.items():
+                ours.append(Probe(side=KAGO, figures=(figure,), take=probes.writes(figure, role, clients)))
+                if swarm is not None:
+                    theirs.append(Probe(side=SWARM, figures=(figure,), take=swarm.updates(figure, role, clients)))
+            session.interleave(in_turn(ours, theirs))
         probes.clear()
         session.interleave(probes.reads(etcd))
         session.interleave(probes.stale(bare.target))
-        session.interleave(probes.lists())
+        ours, theirs = [], []
+        if swarm is not None:
+            swarm.fill(THINGS)
+        for (kind, role), figure in LISTS.items():
+            ours.append(Probe(side=KAGO, figures=(figure,), take=probes.gets(figure, role, f"/{kind}", 16)))
+            if swarm is not None:
+                theirs.append(Probe(side=SWARM, figures=(figure,), take=swarm.lists(figure, kind, role)))
+        session.interleave(in_turn(ours, theirs))
         kago.check_on_disk()
 
 
@@ -77,14 +96,7 @@ class _Probes:
     def one(self) -> bytes:
         return json.dumps(self._kago.fetch(NAMES[0], "/deployments/web-7")).encode()
 
-    def writes(self, clients: int) -> list[Probe]:
-        return [
-            Probe(side=KAGO, figures=(figure,), take=self._writes(role, clients))
-            for role in ROLES
-            for figure in [(PUT_16 if clients > 1 else PUT_1)[role]]
-        ]
-
-    def _writes(self, role: str, clients: int) -> Callable[[], Mapping[Figure, float]]:
+    def writes(self, figure: Figure, role: str, clients: int) -> Callable[[], Mapping[Figure, float]]:
         def take() -> Mapping[Figure, float]:
             kago, leader = self._kago, self._kago.leader()
             server = self._at(role, leader)
@@ -97,14 +109,14 @@ class _Probes:
                 for asked in NAMES:  # each acknowledged change is in the state, on every server
                     there = kago.fetch(asked, f"/deployments/{name}")["revision"]
                     assert there - before[name] in (done, done - 1), f"{done} changes of {name} answered, {there - before[name]} on {asked}"
-            return {PUT_16[role]: outcome.per_s} if clients > 1 else {PUT_1[role]: outcome.p50_ms}
+            return {figure: outcome.per_s if clients > 1 else outcome.p50_ms}
 
         return take
 
     def reads(self, etcd: EtcdMembers | None) -> list[Probe]:
         probes = []
         for role in ROLES:
-            probes.append(Probe(side=KAGO, figures=(GET[role],), take=self._gets(GET[role], role, "/deployments/web-7", 64)))
+            probes.append(Probe(side=KAGO, figures=(GET[role],), take=self.gets(GET[role], role, "/deployments/web-7", 64)))
             if etcd is not None:
                 probes.append(Probe(side=ETCD, figures=(GET[role],), take=self._ranges(etcd, role)))
         return probes
@@ -114,15 +126,10 @@ class _Probes:
             requests = ((http_request("GET", "/thing"),),) * 64
             return {STALE: self._apply(Load(target=bare, clients=requests, seconds=self._session.load_s)).per_s}
 
-        ours = self._gets(STALE, "follower", "/deployments/web-7?stale=true", 64)
+        ours = self.gets(STALE, "follower", "/deployments/web-7?stale=true", 64)
         return [Probe(side=KAGO, figures=(STALE,), take=ours), Probe(side=SANIC, figures=(STALE,), take=take)]
 
-    def lists(self) -> list[Probe]:
-        return [
-            Probe(side=KAGO, figures=(figure,), take=self._gets(figure, role, f"/{kind}", 16)) for (kind, role), figure in LISTS.items()
-        ]
-
-    def _gets(self, figure: Figure, role: str, path: str, clients: int) -> Callable[[], Mapping[Figure, float]]:
+    def gets(self, figure: Figure, role: str, path: str, clients: int) -> Callable[[], Mapping[Figure, float]]:
         def take() -> Mapping[Figure, float]:
             server = self._at(role, self._kago.leader())
             found = self._kago.fetch(server, path)

@@ -56,6 +56,8 @@ class Measured(Struct, frozen=True, kw_only=True):
     missing: tuple[str, ...] = ()
     """Why something was not measured."""
     remarks: tuple[str, ...] = ()
+    reduced: str = ""
+    """What it was measured on, where that is less than its goal is for."""
 
     @property
     def kago_spread(self) -> "Spread | None":
@@ -77,7 +79,7 @@ class Measured(Struct, frozen=True, kw_only=True):
     def reached(self) -> bool | None:
         """None where there is no goal, or nothing to tell by."""
         goal, ours, theirs = self.figure.goal, self.kago_spread, self.peer_spread
-        if goal is None or ours is None:
+        if goal is None or ours is None or self.reduced:
             return None
         value = (ours.least if goal.at_least else ours.most) if self.figure.worst else ours.median
         ratio = self.ratio

@@ -10,7 +10,8 @@ from tests.benchmarks.tables import TITLES, number, remarks, rows
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1c2733; background: #fff }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums } th, td { text-align: left; padding: .2rem .8rem .2rem 0 }
-tr { border-bottom: 1px solid #e3e8ee } .yes { color: #18794e } .NO { color: #c0292b; font-weight: 600 } .unknown { color: #8a94a0 }
+tr { border-bottom: 1px solid #e3e8ee } .yes { color: #18794e } .NO { color: #c0292b; font-weight: 600 }
+.unknown, .smaller { color: #8a94a0 }
 svg text { font: 12px system-ui, sans-serif; fill: #55606c } pre { white-space: pre-wrap; color: #55606c }
 .plots { display: flex; flex-wrap: wrap; gap: 1.5rem } figure { margin: 0 } figcaption { font-weight: 600 }
 @media (prefers-color-scheme: dark) { body { color: #dfe6ee; background: #14191f } tr { border-color: #2a333d } svg text { fill: #9aa6b2 } }
@@ -41,7 +42,7 @@ def render(run: Run) -> str:
 
 
 def _cell(text: str) -> str:
-    style = f' class="{text}"' if text in ("yes", "NO", "unknown") else ""
+    style = f' class="{text}"' if text in ("yes", "NO", "unknown", "smaller") else ""
     return f"<td{style}>{escape(text)}</td>"
 
 

@@ -26,6 +26,8 @@ ZONES, SIZES, DEPLOYMENTS = 8, 6, 200
 
 def run(session: Session) -> None:
     nodes, pods = (500, 1_000) if session.quick else (NODES, PODS)
+    if session.quick:
+        session.reduce(BENCH.figures, f"{nodes} nodes and {pods:,} pods")
     probes = [Probe(side=KAGO, figures=(figure,), take=_alike(figure, strategy, nodes, pods)) for strategy, figure in ALIKE.items()]
     session.interleave([*probes, Probe(side=KAGO, figures=(MIXED,), take=_mixed(nodes, pods))])
     for n in (nodes // 10, nodes):

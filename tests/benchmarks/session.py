@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from msgspec import Struct
@@ -44,7 +45,7 @@ class Session:
         self._samples: dict[tuple[str, str], list[Sample]] = {}
         self._missing: dict[str, list[str]] = {}
         self._remarks: dict[str, list[str]] = {}
-        self._begun: dict[str, Figure] = {}
+        self._reduced: dict[str, str] = {}
 
     @property
     def load_s(self) -> float:
@@ -61,13 +62,11 @@ class Session:
         print(f"  {words}", file=sys.stderr, flush=True)
 
     def note(self, figure: Figure, side: str, value: float, strangers: float = 0.0) -> None:
-        self._begun[figure.name] = figure
         self._samples.setdefault((figure.name, side), []).append(Sample(value=value, strangers=strangers))
 
     def miss(self, figures: Sequence[Figure], side: str, why: str) -> None:
         """Say why there is nothing of this side for these figures."""
         for figure in figures:
-            self._begun[figure.name] = figure
             said = self._missing.setdefault(figure.name, [])
             if (words := f"{side}: {why}") not in said:
                 said.append(words)
@@ -77,6 +76,10 @@ class Session:
         said = self._remarks.setdefault(figure.name, [])
         if words not in said:
             said.append(words)
+
+    def reduce(self, figures: Sequence[Figure], to: str) -> None:
+        """These are measured on less than their goals are for, and so not held to them."""
+        self._reduced.update({figure.name: to for figure in figures})
 
     def interleave(self, probes: Sequence[Probe], *, repeats: int | None = None) -> None:
         """Each in turn, and all of that again: neighbours in the list see the same machine. One that fails is not asked again."""
@@ -111,4 +114,10 @@ class Session:
         missing = self._missing.get(figure.name, [])
         if not kago and not missing:
             missing = [f"{KAGO}: its benchmark did not come to it"]
-        return Measured(figure=figure, kago=kago, peer=peer, missing=tuple(missing), remarks=tuple(self._remarks.get(figure.name, ())))
+        remarks, reduced = tuple(self._remarks.get(figure.name, ())), self._reduced.get(figure.name, "")
+        return Measured(figure=figure, kago=kago, peer=peer, missing=tuple(missing), remarks=remarks, reduced=reduced)
+
+
+def in_turn(ours: Sequence[Probe], theirs: Sequence[Probe]) -> list[Probe]:
+    """One of ours, then its peer, and so on; ours alone where there is no peer."""
+    return [probe for pair in zip_longest(ours, theirs) for probe in pair if probe is not None]

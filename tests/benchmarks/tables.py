@@ -24,6 +24,7 @@ def as_markdown(titles: Sequence[str], lines: Sequence[tuple[str, ...]]) -> str:
 def remarks(run: Run) -> str:
     """What the table has no room for: what was not measured and why, the curves, and who else was at work."""
     lines = [f"not measured: {one.figure.name}: {why}" for one in run.measured for why in one.missing]
+    lines += [f"{one.figure.name}: measured on {one.reduced} only" for one in run.measured if one.reduced]
     lines += [f"{one.figure.name}: {words}" for one in run.measured for words in one.remarks]
     for curve in run.curves:
         points = ", ".join(f"{x:,g}: {y:,.3g}" for x, y in curve.points)
@@ -55,7 +56,7 @@ def number(value: float, unit: str) -> str:
 def reached(one: Measured) -> str:
     match one.reached:
         case None:
-            return "" if one.figure.goal is None else "unknown"
+            return "" if one.figure.goal is None else "smaller" if one.reduced else "unknown"
         case True:
             return "yes"
         case False:

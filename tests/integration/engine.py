@@ -136,7 +136,7 @@ class Engine:
         try:
             repository, _, tag = reference.rpartition(":")
             settings = [*(changes or (SERVE,)), "ENV PATH=/bin"]
-            client.api.import_image_from_data(_busybox(marker), repository=repository, tag=tag, changes=settings)
+            client.api.import_image_from_data(busybox(marker), repository=repository, tag=tag, changes=settings)
             return str(client.images.get(reference).id)
         finally:
             client.close()
@@ -162,7 +162,8 @@ def private_engine(*arguments: str) -> Iterator[Engine]:
         engine.destroy()
 
 
-def _busybox(marker: str) -> bytes:
+def busybox(marker: str = "") -> bytes:
+    """A file system of busybox alone, as a tar archive."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as archive:
         archive.add(BUSYBOX, "bin/busybox")
