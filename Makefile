@@ -14,7 +14,7 @@ demo: venv                     ## Three servers, two agents, one leader killed, 
 test: lint types pytest        ## Everything CI runs
 
 soak: venv                     ## The simulation, as many seeds as the time gives: make soak MINUTES=600 FROM=200000
-	$(BIN)/python -m tests.simulation --minutes $(MINUTES) --from $(FROM) --jobs 2
+	$(BIN)/python -m tests.simulation --minutes $(MINUTES) --from $(FROM) --density mixed --jobs 2
 
 chaos: venv                    ## Real faults in real clusters: make chaos CHAOS="--faults kill-leader --rounds 20" (root)
 	$(BIN)/python -m tests.chaos $(CHAOS)

@@ -1,7 +1,7 @@
 """The one door to PySyncObj: a typed face over a private, pinned copy of it.
 
 PySyncObj keeps the election and the bookkeeping of the log. What it gets wrong is put right around it, in `guard.py`, by means of
-three overridden methods and eight replaced module globals, all named here and checked at import: another version, or one whose inside
+five overridden methods and eight replaced module globals, all named here and checked at import: another version, or one whose inside
 looks different, is refused instead of trusted. Each replica runs its own copy of the module, so that clock, dice, journal and
 serializer are its own and replicas in one process (tests, simulation) cannot touch each other.
 """
@@ -10,8 +10,11 @@ import importlib.util
 import inspect
 import zlib
 from collections.abc import Callable, Iterable
+from functools import cache
+from importlib.abc import InspectLoader
+from importlib.machinery import ModuleSpec
 from random import Random
-from types import SimpleNamespace
+from types import CodeType, SimpleNamespace
 from typing import Any, Protocol
 
 import pysyncobj.syncobj as stock
@@ -27,6 +30,8 @@ _OVERRIDDEN = {
     "_SyncObj__connectedToAnyone": ["self"],
     "_SyncObj__sendAppendEntries": ["self"],
     "_SyncObj__doApplyCommand": ["self", "command"],
+    "_SyncObj__tryLogCompaction": ["self"],
+    "_checkCommandsToApply": ["self"],
 }
 _CALLED = {
     "_onTick": ["self", "timeToWait"],
@@ -56,6 +61,7 @@ _ATTRIBUTES = [
     "connectedNodes",
     "lastResponseTime",
     "serializer",
+    "forceLogCompaction",
 ]
 _GLOBALS = ["monotonicTime", "random", "os", "pickle", "createJournal", "createPoller", "Serializer", "PIPE_NOTIFIER_ENABLED"]
 _FOREVER = 1 << 60
@@ -91,8 +97,12 @@ class JournalLike(Protocol):
 class _Node(stock.Node):  # type: ignore[misc]
     """A peer by its id; hashed alike in every process so that one seed gives one run."""
 
+    def __init__(self, id: str) -> None:
+        super().__init__(id)
+        self._hash = zlib.crc32(id.encode())
+
     def __hash__(self) -> int:
-        return zlib.crc32(self.id.encode())
+        return self._hash
 
 
 class _Outlet(stock.Transport):  # type: ignore[misc]
@@ -172,6 +182,9 @@ class Engine:
                 "_SyncObj__doApplyCommand": apply_command,
                 "_SyncObj__connectedToAnyone": lambda so: hooks.may_campaign(),
                 "_SyncObj__sendAppendEntries": lambda so: self._send_log(hooks),
+                # A tick looks for what never comes: commands go into the log by `append`, compaction begins by `compact`.
+                "_checkCommandsToApply": lambda so: None,
+                "_SyncObj__tryLogCompaction": lambda so: self._compact(module.SyncObj, serializer),
             },
         )
         conf = module.SyncObjConf(
@@ -234,11 +247,18 @@ class Engine:
             so._SyncObj__lastResponseTime.setdefault(node, now)
 
     def _node(self, id: str) -> Any:
-        return self._nodes.setdefault(id, _Node(id))
+        node = self._nodes.get(id)
+        if node is None:
+            node = self._nodes[id] = _Node(id)
+        return node
 
     def compact(self) -> None:
         """Start a snapshot at the next tick and drop the log before it once it is durable."""
         self._so.forceLogCompaction()
+
+    def _compact(self, stock_object: Any, serializer: Any) -> None:
+        if self._so._SyncObj__forceLogCompaction or serializer.busy:
+            stock_object._SyncObj__tryLogCompaction(self._so)
 
     def hand_over(self, peer: str) -> None:
         """Ask `peer`, which must hold the whole log, to campaign at once."""
@@ -344,12 +364,19 @@ class Engine:
 
 
 def _private_copy() -> Any:
-    spec = importlib.util.find_spec("pysyncobj.syncobj")
-    if spec is None or spec.loader is None:
-        raise ImportError("pysyncobj.syncobj cannot be loaded")
+    spec, code = _stock_module()
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    exec(code, module.__dict__)
     return module
+
+
+@cache
+def _stock_module() -> tuple[ModuleSpec, CodeType]:
+    spec = importlib.util.find_spec("pysyncobj.syncobj")
+    code = spec.loader.get_code(spec.name) if spec is not None and isinstance(spec.loader, InspectLoader) else None
+    if spec is None or code is None:
+        raise ImportError("pysyncobj.syncobj cannot be loaded")
+    return spec, code
 
 
 def _unused(*args: Any) -> None:

@@ -3,19 +3,22 @@
 import argparse
 import itertools
 import logging
+import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .plants import PLANTS, planted
-from .runs import PROFILES, build, profile_of, repeat_command, simulate_all
+from .runs import PROFILES, build, mixed, profile_of, repeat_command, simulate_all
 from .shrink import load, save, shrink
-from .simulation import Options, Outcome
+from .simulation import DENSE, DENSITIES, Options, Outcome
 
 BAR = 30
+MIXED = "mixed"
 
 
 def _arguments() -> argparse.Namespace:
@@ -32,6 +35,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--ablate", default="", metavar="A,B", help="repairs of the log layer switched off")
     parser.add_argument("--plant", choices=["", *PLANTS], default="", metavar="BUG", help=f"a planted bug: {', '.join(PLANTS)}")
     parser.add_argument("--time", type=float, default=30.0, metavar="S", help="simulated seconds of faults in each run")
+    parser.add_argument(
+        "--density", choices=[*DENSITIES, MIXED], default=DENSE,
+        help="of faults and calls; mixed: every second run of the log is calm and ten times as long",
+    )
     parser.add_argument("--members", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes")
     parser.add_argument("--shrink", type=Path, metavar="FILE", help="find the few faults that matter; keep them as a transcript")
@@ -126,20 +133,24 @@ def main() -> int:
     first, last = _range(arguments)
     campaign = Campaign(started=started, minutes=arguments.minutes, wanted=last + 1 - first)
     runs = ((seed, _options(arguments, seed)) for seed in _seeds(arguments, started))
-    for options, outcome in simulate_all(runs, jobs=arguments.jobs):
-        campaign.add(outcome)
-        _report(options, outcome, verbose=arguments.verbose)
-        if sys.stderr.isatty():
-            print(campaign.bar(), end="", file=sys.stderr, flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a long campaign that is ended says what it did until then
+    with suppress(KeyboardInterrupt):
+        for options, outcome in simulate_all(runs, jobs=arguments.jobs):
+            campaign.add(outcome)
+            _report(options, outcome, verbose=arguments.verbose)
+            if sys.stderr.isatty():
+                print(campaign.bar(), end="", file=sys.stderr, flush=True)
     _sum_up(campaign)
     return 1 if campaign.failed else 0
 
 
 def _options(arguments: argparse.Namespace, seed: int) -> Options:
-    return Options(
+    options = Options(
         profile=profile_of(seed, arguments.profile), seconds=arguments.time, members=arguments.members,
         ablate=frozenset(filter(None, arguments.ablate.split(","))), plant=arguments.plant, keep_trace=bool(arguments.trace),
+        density=DENSE if arguments.density == MIXED else arguments.density,
     )
+    return mixed(seed, options) if arguments.density == MIXED else options
 
 
 def _one(seed: int, options: Options, arguments: argparse.Namespace, started: float) -> int:

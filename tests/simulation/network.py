@@ -70,7 +70,11 @@ class Network:
         self._connections: dict[tuple[str, str], Connection] = {}
 
     def connection(self, a: str, b: str) -> Connection:
-        return self._connections.setdefault((min(a, b), max(a, b)), Connection())
+        pair = (a, b) if a < b else (b, a)
+        link = self._connections.get(pair)
+        if link is None:
+            link = self._connections[pair] = Connection()
+        return link
 
     def is_cut(self, a: str, b: str) -> bool:
         return self.cuts.get((a, b), 0) > 0

@@ -6,6 +6,7 @@ heard; the next turn comes with the next input or when the replica says somethin
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from random import Random
 
 from msgspec import Struct, structs
@@ -65,6 +66,10 @@ class Process:
         self._chance = world.random(f"process/{self.name}")
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake_at: float | None = None
+        self._alarms: list[float] = []
+        """When the world calls; the earliest last."""
+        self._hearing = self._called = False
+        """In the midst of a turn; and something in it called for a step that was not done yet."""
         self._busy_until = 0.0
         self._last_turn = 0.0
         self._highest = (0, 0)
@@ -139,15 +144,29 @@ class Process:
             self._wake(self._world.now)
 
     def _wake(self, at: float) -> None:
+        if self._hearing:
+            self._called = True
+            return
         at = max(at, self._busy_until)
         if self.paused or (self._wake_at is not None and self._wake_at <= at):
             return
         self._wake_at = at
-        life = self.life
-        self._world.at(at, lambda: self._turn(life, at))
+        self._set_alarm(at)
 
-    def _turn(self, life: int, at: float) -> None:
-        if life != self.life or not self.alive or self.paused or self._wake_at != at:
+    def _set_alarm(self, at: float) -> None:
+        """One that comes too early is cheaper than one that is moved at each heartbeat."""
+        if not self._alarms or at < self._alarms[-1]:
+            self._alarms.append(at)
+            self._world.at(at, partial(self._alarm, self.life))
+
+    def _alarm(self, life: int) -> None:
+        if life != self.life:
+            return
+        self._alarms.pop()
+        if self._wake_at is None or not self.alive or self.paused:
+            return
+        if self._wake_at > self._world.now:
+            self._set_alarm(self._wake_at)
             return
         self._wake_at = None
         self._act(self._step)
@@ -155,6 +174,7 @@ class Process:
     def _act(self, then: Callable[[], None]) -> None:
         """Hear everything in the inbox, then do this; see what became of the process."""
         replica, wire, sent, events = self._replica(), self._wire(), self._wire().sent, len(self._inbox)
+        self._hearing = True
         try:
             while self._inbox and self._fatal is None:
                 self._inbox.popleft()()
@@ -163,6 +183,8 @@ class Process:
         except SimCrash:
             self.die(power=False)
             return
+        finally:
+            self._hearing = False
         if self._fatal is not None:
             self._exit(self._fatal)
             return
@@ -170,13 +192,14 @@ class Process:
         self._busy_until = now + TURN_S + EVENT_S * events + FRAME_S * (wire.sent - sent)
         self._inspect(replica, now)
         if not self._syncing:
-            self._wake(max(replica._promised, now))
+            self._wake(now if self._called else max(replica._promised, now))
 
     def _step(self) -> None:
         """One step. On a slow disk its sync is left to a thread, as `raft.driver` does: events go on coming in, steps wait."""
         replica = self._replica()
         if self._syncing:
             return
+        self._called = False
         if not self._sync_s:
             replica.step()
             return
@@ -240,8 +263,9 @@ class Process:
         world = self._world
         self.life += 1
         self.alive, self.paused, self.powered, self._fatal, self._wake_at = True, False, True, None, None
-        self._syncing = False
+        self._syncing = self._called = False
         self._inbox.clear()
+        self._alarms.clear()
         self._highest, self._role, self._term, self._last_turn, self._busy_until = (0, 0), Role.FOLLOWER, 0, world.now, world.now
         self._books.life_began(self.name)
         machine = self._born()

@@ -2,15 +2,18 @@
 
 import logging
 import multiprocessing
+import signal
 from collections.abc import Iterable, Iterator
 from itertools import islice
+
+from msgspec import structs
 
 from . import faults
 from .cluster import faults as cluster_faults
 from .cluster.simulation import ClusterSimulation
 from .members import MemberSimulation
 from .plants import planted
-from .simulation import Options, Outcome, Simulation
+from .simulation import CALM, DENSE, Options, Outcome, Simulation
 
 MEMBER = "member"
 MEMBER_EVERY = 13
@@ -31,6 +34,13 @@ def profile_of(seed: int, wanted: str) -> str:
         if seed % every == every - 1:
             return name
     return MEMBER if seed % MEMBER_EVERY == MEMBER_EVERY - 1 else _TURNS[seed % len(_TURNS)]
+
+
+def mixed(seed: int, options: Options) -> Options:
+    """Every second run of the log is calm and ten times as long: what shows only in a long life is asked for as well."""
+    if options.profile in cluster_faults.PROFILES or options.profile == "none" or seed // len(_TURNS) % 2:
+        return options
+    return structs.replace(options, density=CALM, seconds=10 * options.seconds)
 
 
 def build(seed: int, options: Options) -> Simulation | ClusterSimulation:
@@ -60,7 +70,8 @@ def simulate_all(runs: Iterable[tuple[int, Options]], *, jobs: int) -> Iterator[
 
 
 def _silence() -> None:
-    """Thousands of simulated disasters are logged as such; formatting them would take longer than causing them."""
+    """An interrupt ends them as a whole, by their parent. Thousands of simulated disasters are logged as such; formatting them would take longer than causing them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.disable(logging.CRITICAL)
 
 
@@ -73,6 +84,8 @@ def repeat_command(seed: int, options: Options) -> str:
     words = ["python -m tests.simulation", f"--seed {seed}", f"--profile {options.profile}", f"--time {options.seconds:g}"]
     if options.members != 3:
         words.append(f"--members {options.members}")
+    if options.density != DENSE:
+        words.append(f"--density {options.density}")
     if options.ablate:
         words.append(f"--ablate {','.join(sorted(options.ablate))}")
     if options.plant:

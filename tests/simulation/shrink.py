@@ -8,7 +8,7 @@ from msgspec import Struct, structs
 
 from .faults import Fault
 from .runs import simulate
-from .simulation import Options, Outcome
+from .simulation import DENSE, Options, Outcome
 
 MAX_RUNS = 80
 
@@ -21,13 +21,16 @@ class Transcript(Struct, frozen=True, kw_only=True):
     seconds: float
     members: int = 3
     plant: str = ""
+    density: str = DENSE
     kinds: tuple[str, ...]
     """What it violated when it was found; with a plant it must go on doing so, without one never again."""
     note: str = ""
     faults: tuple[Fault, ...]
 
     def options(self) -> Options:
-        return Options(profile=self.profile, seconds=self.seconds, members=self.members, plant=self.plant, only=self.faults)
+        return Options(
+            profile=self.profile, seconds=self.seconds, members=self.members, plant=self.plant, density=self.density, only=self.faults
+        )
 
 
 def shrink(seed: int, options: Options, outcome: Outcome, told: Callable[[str], None]) -> Transcript:
@@ -57,8 +60,8 @@ def shrink(seed: int, options: Options, outcome: Outcome, told: Callable[[str], 
         else:
             size = max(1, size // 2)
     return Transcript(
-        seed=seed, profile=options.profile, seconds=seconds, members=options.members, plant=options.plant, kinds=tuple(sorted(kinds)),
-        faults=kept,
+        seed=seed, profile=options.profile, seconds=seconds, members=options.members, plant=options.plant, density=options.density,
+        kinds=tuple(sorted(kinds)), faults=kept,
     )
 
 

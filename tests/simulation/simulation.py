@@ -27,6 +27,21 @@ SETTLE_S = 4.0
 OUTCOME_SLACK_S = 0.5
 
 
+class Density(Struct, frozen=True, kw_only=True):
+    """How dense a run is: seconds between two faults on average, and what the clients of the log ask for."""
+
+    fault_every_s: float
+    writes_per_s: float
+    reads_per_s: float
+
+
+DENSE, CALM = "dense", "calm"
+DENSITIES = {
+    DENSE: Density(fault_every_s=1.5, writes_per_s=8.0, reads_per_s=6.0),
+    CALM: Density(fault_every_s=4.0, writes_per_s=2.0, reads_per_s=1.5),
+}
+
+
 class Options(Struct, frozen=True, kw_only=True):
     profile: str = "kill"
     seconds: float = 30.0
@@ -34,12 +49,14 @@ class Options(Struct, frozen=True, kw_only=True):
     ablate: frozenset[str] = frozenset()
     plant: str = ""
     """A bug planted for the length of the run (`plants.py`)."""
-    fault_every_s: float = 1.5
-    writes_per_s: float = 8.0
-    reads_per_s: float = 6.0
+    density: str = DENSE
     keep_trace: bool = False
     only: tuple[Fault, ...] | None = None
     """These faults of an earlier run, instead of drawing any."""
+
+    @property
+    def fault_every_s(self) -> float:
+        return DENSITIES[self.density].fault_every_s
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -134,7 +151,8 @@ class Simulation:
         for process in self.processes.values():
             process.on_snapshot_renamed = self.nemesis.snapshot_renamed
         self.clients = Clients(
-            self.world, self.books, self._serving(), writes_per_s=options.writes_per_s, reads_per_s=options.reads_per_s
+            self.world, self.books, self._serving(),
+            writes_per_s=DENSITIES[options.density].writes_per_s, reads_per_s=DENSITIES[options.density].reads_per_s,
         )
 
     def _process(self, config: RaftConfig, pace: Pace) -> Process:
@@ -237,4 +255,5 @@ class Simulation:
 
 
 def _durable(inode: Inode, needle: bytes) -> bool:
-    return inode.data.find(needle, 0, inode.synced) >= 0 or (bool(inode.cut_tail) and needle in inode.platter())
+    # From the end: what is asked for has just been written.
+    return inode.data.rfind(needle, 0, inode.synced) >= 0 or (bool(inode.cut_tail) and needle in inode.platter())

@@ -33,6 +33,9 @@ class Auditor(Watchman, Protocol):
     def will_start(self, node: str, pod: Pod, seen_index: int) -> None:
         """An agent that has seen the state at `seen_index` is about to start this pod."""
 
+    def notes_restored(self, node: str) -> None:
+        """What its agent did since then it does not know any more, unless a server tells it."""
+
 
 class AgentNode(Actor):
     def __init__(self, world: World, name: str, web: Web, auditor: Auditor, mood: Mood, number: int) -> None:
@@ -130,6 +133,7 @@ class AgentNode(Actor):
         """Somebody puts back an older copy of a stopped agent's directory."""
         put(self.platter, FILE, copy)
         self._outdated, self._masters = True, None
+        self._auditor.notes_restored(self.name)
 
     @property
     def waits(self) -> bool:

@@ -26,6 +26,10 @@ class Harbour:
         if fate is not None and fate.stopped_at is not None and fate.stopped_at <= seen_index:
             self._world.violate("started-after-stop", f"{node} starts {pod.name}, stopped at {fate.stopped_at}, having seen {seen_index}")
 
+    def notes_restored(self, node: str) -> None:
+        """Cut off from all servers it may run again what it has removed since; `will_start` sees to it that only then."""
+        self._removed = {pod_id: at for pod_id, at in self._removed.items() if at != node}
+
     def started(self, node: str, pod_id: str, ref: str) -> None:
         world, fate = self._world, self._ledger.fates.get(pod_id)
         name = fate.name if fate is not None else pod_id
