@@ -156,11 +156,10 @@ class Feed:
         for change in changes:
             self._tell(index, change)
 
-    def put_at(self, index: int, key: tuple[str, str]) -> Thing | None:
-        """What the entry at `index` made of the thing of that kind and name; None where it put none, or is older than the ring."""
-        at, changes = next(((at, changes) for at, changes in reversed(self._ring) if at <= index), (index, ()))
-        puts = [change.after for change in changes if isinstance(change, Put) and _key(change.after) == key]
-        return puts[-1] if puts and at == index else None
+    def at_version(self, version: int, key: tuple[str, str]) -> Thing | None:
+        """The thing of that kind and name as it was at `version`, once it is something else or gone; None: older than the ring."""
+        replaced = (change.before for _, changes in self._since(version) for change in changes if _key(_newest(change)) == key)
+        return next((thing for thing in replaced if getattr(thing, "version", None) == version), None)
 
     def restored(self, index: int) -> None:
         """A snapshot replaced the state: nobody can follow across it."""

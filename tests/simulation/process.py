@@ -68,8 +68,10 @@ class Process:
         self._wake_at: float | None = None
         self._alarms: list[float] = []
         """When the world calls; the earliest last."""
-        self._hearing = self._called = False
-        """In the midst of a turn; and something in it called for a step that was not done yet."""
+        self._acting = False
+        """In the midst of a turn, at whose end it is seen when the next one comes."""
+        self._called = False
+        """The replica asked for a step that it was not given yet."""
         self._busy_until = 0.0
         self._last_turn = 0.0
         self._highest = (0, 0)
@@ -144,14 +146,15 @@ class Process:
             self._wake(self._world.now)
 
     def _wake(self, at: float) -> None:
-        if self._hearing:
-            self._called = True
-            return
         at = max(at, self._busy_until)
-        if self.paused or (self._wake_at is not None and self._wake_at <= at):
+        if self.paused or self._acting or (self._wake_at is not None and self._wake_at <= at):
             return
         self._wake_at = at
         self._set_alarm(at)
+
+    def _call(self) -> None:
+        self._called = True
+        self._wake(self._world.now)
 
     def _set_alarm(self, at: float) -> None:
         """One that comes too early is cheaper than one that is moved at each heartbeat."""
@@ -174,7 +177,7 @@ class Process:
     def _act(self, then: Callable[[], None]) -> None:
         """Hear everything in the inbox, then do this; see what became of the process."""
         replica, wire, sent, events = self._replica(), self._wire(), self._wire().sent, len(self._inbox)
-        self._hearing = True
+        self._acting = True
         try:
             while self._inbox and self._fatal is None:
                 self._inbox.popleft()()
@@ -184,20 +187,23 @@ class Process:
             self.die(power=False)
             return
         finally:
-            self._hearing = False
+            self._acting = False
         if self._fatal is not None:
             self._exit(self._fatal)
             return
         now = self._world.now
         self._busy_until = now + TURN_S + EVENT_S * events + FRAME_S * (wire.sent - sent)
         self._inspect(replica, now)
-        if not self._syncing:
-            self._wake(now if self._called else max(replica._promised, now))
+        if self._inbox or (self._called and not self._syncing):
+            self._wake(now)
+        elif not self._syncing:
+            self._wake(max(replica._promised, now))
 
     def _step(self) -> None:
-        """One step. On a slow disk its sync is left to a thread, as `raft.driver` does: events go on coming in, steps wait."""
+        """One step where the replica asked for it or it is time. On a slow disk its sync is left to a thread, as `raft.driver` does:
+        events go on coming in, steps wait."""
         replica = self._replica()
-        if self._syncing:
+        if self._syncing or not (self._called or replica._promised <= self._world.now):
             return
         self._called = False
         if not self._sync_s:
@@ -287,7 +293,7 @@ class Process:
             )
             self.replica.serializer._transfer_bytes = self._transfer_bytes  # no setting of the replica, and there should be none
             self.replica.on_role = self._role_changed
-            self.replica.on_wake = lambda: self._wake(world.now)
+            self.replica.on_wake = self._call
             self._learner = self.replica.guard.learner
             self._opened(self.replica)
             self.replica.start()

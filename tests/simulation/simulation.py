@@ -130,6 +130,8 @@ class Simulation:
         self.books = Books(self.world, self.names, self._holds)
         entries, size, replies = chance.choice((10, 25, 60)), chance.choice((4_000, 20_000, 100_000)), 5_000
         self.sizes = chance.choice((ROOMY, NARROW, TIGHT))
+        if options.density == CALM and self.sizes is TIGHT:
+            self.sizes = NARROW  # In the smallest pieces the state of a long life takes longer than until the next snapshot.
         self.processes: dict[str, Process] = {}
         for name in self.names:
             config = RaftConfig(

@@ -64,8 +64,8 @@ def blueprint(store: Store) -> Blueprint:
             raise Refused(422, "validation", f"/name: the path says {name!r}; a deployment cannot be renamed")
         command = UpdateDeployment(name=name, patch=convert(body, DeploymentPatch), if_match=if_match(request, spec_version))
         made, reply = await write(store, request, command, Deployment, name)
-        # It was changed, also where a deletion came between that and this answer.
-        answer = made or store.feed.put_at(reply.version, ("Deployment", name))
+        # It was there and is as asked for, also where a deletion came between that and this answer.
+        answer = made or store.feed.at_version(reply.version, ("Deployment", name))
         if answer is None:
             raise not_found("deployment", name)
         return thing_answer(store, request, answer, headers={"x-kago-changed": "true" if reply.changed else "false"})

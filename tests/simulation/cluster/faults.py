@@ -37,6 +37,9 @@ LEASE_S = 5.0
 SAMPLE_S = 0.1
 PARTLY = 0.25
 """A node that some servers cannot hear must find the others anew after each trouble; by itself that is never enough to lose it."""
+MOVED = 5.0
+"""Samples for each time that a server was lost to a node: the one it is about to try. Two of them in a lease, and 0.25 all the while, may be
+too much; one is not."""
 WINDOW = round((LEASE_S + 1.0) / SAMPLE_S)
 
 
@@ -68,6 +71,8 @@ class ClusterNemesis(Operator):
         self._users = users
         self._changing = "add" in self._weights
         self._troubles: dict[str, deque[float]] = {name: deque(maxlen=WINDOW) for name in nodes}
+        self._everyone = frozenset(servers)
+        self._within_reach: dict[str, frozenset[str]] = {}
         self._node_kinds: dict[str, Callable[[AgentNode], None]] = {
             "node-kill": self._kill_agent,
             "node-pause": self._pause_agent,
@@ -136,8 +141,10 @@ class ClusterNemesis(Operator):
             if away or (leaders and not whole and not self._hears(name, leaders[-1].name)):
                 self._troubles[name].append(1.0)
             else:
-                heard = whole or all(self._both_ways(name, server) for server in self._servers)
-                self._troubles[name].append(0.0 if heard else PARTLY)
+                reached = self._everyone if whole else frozenset(server for server in self._servers if self._both_ways(name, server))
+                moved = MOVED if self._within_reach.get(name, reached) - reached else 0.0
+                self._troubles[name].append(moved + (0.0 if len(reached) == len(self._servers) else PARTLY))
+                self._within_reach[name] = reached
         self._world.after(SAMPLE_S, self._sample)
 
     def _hears(self, node: str, leader: str) -> bool:

@@ -49,8 +49,6 @@ class ServerProcess(MemberProcess):
         self._ledger = ledger
         self._web = web
         self._api: Api | None = None
-        self._log_calls = False
-        """The replica asked for a step that it was not given yet."""
         web.doors[self.host] = self  # type: ignore[assignment]
 
     @property
@@ -79,13 +77,6 @@ class ServerProcess(MemberProcess):
         server, loop = self.server, self.loop
         assert server is not None and loop is not None
         replica.on_message = server.leader.told
-        wake = replica.on_wake
-
-        def called() -> None:
-            self._log_calls = True
-            wake()
-
-        replica.on_wake = called
         server.store.open(_Log(replica, self._ledger))
         life = self.life
         with loop.running():
@@ -106,12 +97,6 @@ class ServerProcess(MemberProcess):
             super()._act(then)
         finally:
             leave()
-
-    def _step(self) -> None:
-        """Requests and timers are none of the log's business: it moves when it asked to or when it is time, as `raft.driver` has it."""
-        if self._log_calls or self._replica()._promised <= self._world.now:
-            self._log_calls = self._syncing and self._log_calls
-            super()._step()
 
     def _role_changed(self, status: LogStatus) -> None:
         super()._role_changed(status)

@@ -45,16 +45,17 @@ def test_a_watcher_hears_what_comes_after_it_began() -> None:
     assert told(subscription) == [("put", 2, "web"), ("removed", 4, "web")]
 
 
-def test_what_an_entry_made_of_a_thing_is_known_after_the_thing_is_gone() -> None:
+def test_what_a_thing_was_is_known_after_it_is_gone() -> None:
     feed = Feed(Encodings(), ring_changes=3)
     feed.publish(1, (Put(web(1)),))
     feed.publish(3, (Put(web(3, 4), web(1)), Put(pod("a"))))
     feed.publish(5, (Removed(web(3, 4)),))
     key = ("Deployment", "web")
-    assert feed.put_at(3, key) == web(3, 4)
-    assert [feed.put_at(index, key) for index in (0, 2, 4, 5, 6)] == [None] * 5
-    assert feed.put_at(3, ("Deployment", "api")) is None
-    assert feed.put_at(1, key) is None, "older than the ring"
+    assert [feed.at_version(version, key) for version in (1, 2, 3, 5)] == [web(1), None, web(3, 4), None]
+    assert feed.at_version(3, ("Deployment", "api")) is None
+    feed.publish(6, (Put(pod("b")), Put(pod("c"))))
+    assert feed.at_version(1, key) is None, "older than the ring"
+    assert feed.at_version(3, key) == web(3, 4)
 
 
 def test_a_watcher_goes_on_where_it_left_off() -> None:
