@@ -112,7 +112,7 @@ class Process:
 
     def hand_over(self, timeout_s: float) -> None:
         self._replica().hand_over.begin(self._world.now + timeout_s, lambda taken: None)
-        self._wake(self._world.now)
+        self._call()
 
     def propose(self, entry: bytes, request_id: bytes | None, timeout_s: float, on_outcome: Callable[[str, int, bytes], None]) -> None:
         deadline, life = self._world.now + timeout_s, self.life
