@@ -70,7 +70,9 @@ def simulate_all(runs: Iterable[tuple[int, Options]], *, jobs: int) -> Iterator[
 
 
 def _silence() -> None:
-    """An interrupt ends them as a whole, by their parent. Thousands of simulated disasters are logged as such; formatting them would take longer than causing them."""
+    """An interrupt ends them as a whole, by their parent.
+
+    Thousands of simulated disasters are logged as such; formatting them would take longer than causing them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.disable(logging.CRITICAL)
 
