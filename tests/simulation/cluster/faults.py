@@ -38,8 +38,8 @@ SAMPLE_S = 0.1
 PARTLY = 0.25
 """A node that some servers cannot hear must find the others anew after each trouble; by itself that is never enough to lose it."""
 MOVED = 5.0
-"""Samples for each time that a server was lost to a node, which may be the one that it tries next: two of them in a lease may be too much, one
-is not."""
+"""Samples for each time that a server was lost to a node, which may be the one that it tries next: two of them in a lease may be too
+much, one is not."""
 WINDOW = round((LEASE_S + 1.0) / SAMPLE_S)
 
 
