@@ -205,7 +205,15 @@ def fitting(points: Iterable[str], action: str) -> list[str]:
 
 
 def parcel(
-    directory: Path, *, with_docker: bool, action: str, times: int, deaths: Counter[str], dice: random.Random, nursery: Nursery
+    directory: Path,
+    *,
+    with_docker: bool,
+    secured: bool,
+    action: str,
+    times: int,
+    deaths: Counter[str],
+    dice: random.Random,
+    nursery: Nursery,
 ) -> Parcel:
     """One cluster, its deaths and its judgement."""
     findings, began = Findings(), time.time()
@@ -214,6 +222,7 @@ def parcel(
         directory,
         with_docker=with_docker,
         failpoints=True,
+        secured=secured,
         nursery=nursery,
         snapshot_entries=SNAPSHOT_ENTRIES,
         lease_s=LEASE_S,
@@ -285,6 +294,7 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=20, help="until every point was killed at so often")
     parser.add_argument("--minutes", type=float, default=600.0)
     parser.add_argument("--runtime", choices=("docker", "process"), default="process")
+    parser.add_argument("--secured", action="store_true", help="with a CA and tokens, everything over mutual TLS")
     parser.add_argument("--action", choices=("exit", "error"), default="exit")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 10**6)
     parser.add_argument("--out", type=Path)
@@ -309,6 +319,7 @@ def main() -> int:
         one = parcel(
             directory,
             with_docker=with_docker,
+            secured=arguments.secured,
             action=arguments.action,
             times=arguments.times,
             deaths=deaths,
