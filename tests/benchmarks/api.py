@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 
 from tests.benchmarks.figures import Figure, Goal
-from tests.benchmarks.groups import NAMES, EtcdMembers, KagoServers, Process, fetch, free_ports, until, why_no_etcd
+from tests.benchmarks.groups import NAMES, EtcdMembers, KagoServers, Process, ask, free_ports, until, why_no_etcd
 from tests.benchmarks.load import BOUND, Load, Outcome, apply
 from tests.benchmarks.session import KAGO, Bench, Probe, Session, in_turn
 from tests.benchmarks.swarm import Swarm, swarm_place, why_no_swarm
@@ -175,7 +175,7 @@ class _Bare:
 
     def __enter__(self) -> "_Bare":
         self._process.start()
-        until("bare Sanic", lambda: fetch(f"http://{self.target}/thing"), self._process.last_words)
+        until("bare Sanic", lambda: ask(self.target, "GET", "/thing"), self._process.last_words)
         return self
 
     def __exit__(self, *_: object) -> None:

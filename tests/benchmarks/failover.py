@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 from tests.benchmarks.attempts import Attempts, Plan
 from tests.benchmarks.figures import Figure, Goal
-from tests.benchmarks.groups import NAMES, USER, EtcdMembers, Group, KagoServers, why_no_etcd
+from tests.benchmarks.groups import NAMES, USER, EtcdMembers, Group, KagoServers, linked, why_no_etcd
 from tests.benchmarks.session import KAGO, Bench, Probe, Session
 from tests.e2e.netns import Network, why_none
 
@@ -26,7 +26,7 @@ def run(session: Session) -> None:
         if why := why_none():
             session.miss((CUT, CUT_WORST), KAGO, why)
         else:
-            kago_network, etcd_network = (stack.enter_context(_up(Network((*NAMES, USER)))) for _ in range(2))
+            kago_network, etcd_network = (stack.enter_context(linked(Network((*NAMES, USER)))) for _ in range(2))
         groups: list[tuple[str, Group, Network | None]] = []
         kago = stack.enter_context(KagoServers(session.place("kago"), kago_network))
         kago.make_probe()
@@ -49,8 +49,7 @@ BENCH = Bench(name="failover", about="the leader killed or cut off under writes"
 
 def _kill(group: Group) -> Callable[[], Mapping[Figure, float]]:
     def take() -> Mapping[Figure, float]:
-        leader = group.leader()
-        took_s = first_write_s(group, leader, group.processes[leader].kill)
+        leader, took_s = first_write_s(group, lambda leader: group.processes[leader].kill())
         group.processes[leader].start()
         group.leader()
         return {KILLED: took_s, KILLED_WORST: took_s}
@@ -60,35 +59,20 @@ def _kill(group: Group) -> Callable[[], Mapping[Figure, float]]:
 
 def _cut(group: Group, network: Network) -> Callable[[], Mapping[Figure, float]]:
     def take() -> Mapping[Figure, float]:
-        leader = group.leader()
-        try:
-            took_s = first_write_s(group, leader, lambda: network.cut(leader))
-        finally:
-            network.join(leader)
+        leader, took_s = first_write_s(group, network.cut)
+        network.join(leader)
         group.leader()
         return {CUT: took_s, CUT_WORST: took_s}
 
     return take
 
 
-def first_write_s(group: Group, leader: str, fault: Callable[[], None]) -> float:
-    """From the fault's beginning to the first acknowledgement of a write that was begun after its end, at any of the other servers."""
+def first_write_s(group: Group, fault: Callable[[str], None]) -> tuple[str, float]:
+    """(the leader that `fault` was done to, seconds from its beginning to another server's acknowledgement of a write begun after it)."""
     targets = {name: group.target(name) for name in NAMES}
     with Attempts(Plan(targets=targets, request=group.write()), group.inside) as attempts:
+        leader = group.leader()
         began = time.monotonic()
-        fault()
-        return attempts.first(after=time.monotonic(), at=targets.keys() - {leader}, within_s=WITHIN_S).answered_at - began
-
-
-class _up:
-    """A network while it is used."""
-
-    def __init__(self, network: Network) -> None:
-        self._network = network
-
-    def __enter__(self) -> Network:
-        self._network.up()
-        return self._network
-
-    def __exit__(self, *_: object) -> None:
-        self._network.down()
+        fault(leader)
+        first = attempts.first(after=time.monotonic(), at=targets.keys() - {leader}, within_s=WITHIN_S)
+    return leader, first.answered_at - began

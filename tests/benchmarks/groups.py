@@ -12,13 +12,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from tests.benchmarks.attempts import NUMBER
-from tests.benchmarks.wire import http_request
+from tests.benchmarks.load import connect
+from tests.benchmarks.wire import Http, http_request
 from tests.e2e.netns import Network
 
 Result = TypeVar("Result")
@@ -109,6 +110,8 @@ class _Members:
         return [*(self.network.inside(name) if self.network is not None else ()), *words]
 
     def fetch(self, name: str, path: str, body: object = None, method: str = "GET") -> Any:
+        if self.network is None:
+            return ask(self.target(name), method, path, body)
         return fetch(f"http://{self.target(name)}{path}", body, method, inside=self.inside)
 
     def __enter__(self) -> "_Members":
@@ -208,6 +211,16 @@ class EtcdMembers(_Members):
         return http_request("POST", "/v3/kv/put", value)
 
 
+@contextmanager
+def linked(network: Network) -> Iterator[Network]:
+    """The network while it is used."""
+    try:
+        network.up()
+        yield network
+    finally:
+        network.down()
+
+
 def why_no_etcd() -> str:
     return "" if shutil.which("etcd") else "not installed: etcd (Debian: apt-get install etcd-server, or unpack it and put it on PATH)"
 
@@ -221,6 +234,21 @@ def fetch(url: str, body: object = None, method: str = "GET", *, inside: Sequenc
     if not status.startswith("2"):
         raise OSError(f"{method} {url}: {status} {text[:300]}")
     return json.loads(text)
+
+
+def ask(target: str, method: str, path: str, body: object = None) -> Any:
+    """One request and its JSON (None where it is none); bytes are sent as they are. OSError where the answer is no success."""
+    content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+    with connect(target) as connection:
+        connection.settimeout(60.0)
+        connection.sendall(http_request(method, path, content))
+        wire, answer = Http(), None
+        while answer is None and (data := connection.recv(262_144)):
+            answer, _ = wire.feed(data)
+    if answer is None or not answer.ok:
+        raise OSError(f"{method} {path}: {answer.status if answer is not None else 'no answer'}")
+    found = _unchunked(answer.body)
+    return json.loads(found) if found[:1] in (b"{", b"[") else None
 
 
 def first_of(ask: Callable[[str], Result]) -> Result:
@@ -248,6 +276,17 @@ def until(what: str, look: Callable[[], Result | None], diary: Callable[[], str]
 
 def encoded(value: bytes) -> str:
     return base64.b64encode(value).decode()
+
+
+def _unchunked(body: bytes) -> bytes:
+    """Without the sizes of chunks, where it has them."""
+    if body[:1] in (b"{", b"[") or b"\r\n" not in body:
+        return body
+    parts, at = [], 0
+    while (end := body.find(b"\r\n", at)) >= 0 and (size := int(body[at:end], 16)):
+        parts.append(body[end + 2 : end + 2 + size])
+        at = end + 2 + size + 2
+    return b"".join(parts)
 
 
 def free_ports(count: int) -> list[int]:

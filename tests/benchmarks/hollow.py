@@ -128,9 +128,8 @@ class HollowCluster:
         }
 
     def lose_leader(self) -> Mapping[Figure, float]:
-        leader = self.kago.leader()
-        before, started = self._bound(leader), [one.started for one in self.counts()]
-        took_s = first_write_s(self.kago, leader, self.kago.processes[leader].kill)
+        before, started = self._bound(self.kago.leader()), [one.started for one in self.counts()]
+        leader, took_s = first_write_s(self.kago, lambda leader: self.kago.processes[leader].kill())
         self.kago.processes[leader].start()
         down: set[str] = set()
         ends = time.monotonic() + AFTER_S

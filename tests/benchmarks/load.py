@@ -98,7 +98,7 @@ class _Client:
     def __init__(self, load: Load, requests: tuple[bytes, ...]) -> None:
         self.wire: Wire = Grpc(load.grpc) if load.grpc else Http()
         self.turns = _updates(*requests) if load.swarm else _in_turn(requests)
-        self.connection = _connect(load.target)
+        self.connection = connect(load.target)
         self.timed = False
         self.began = 0.0
         self.done = 0
@@ -163,7 +163,8 @@ def run(load: Load) -> Outcome:
     )
 
 
-def _connect(target: str) -> socket.socket:
+def connect(target: str) -> socket.socket:
+    """To host:port, or to a unix socket's path."""
     if target.startswith("/"):
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(target)

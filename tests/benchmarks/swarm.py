@@ -7,15 +7,13 @@ for one that is not there.
 import json
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from tests.benchmarks.groups import Process, until
-from tests.benchmarks.wire import Http, http_request
+from tests.benchmarks.groups import Process, ask, until
 from tests.e2e.netns import Network, why_none
 from tests.integration import engine
 
@@ -160,29 +158,8 @@ def service(name: str, replicas: int, restart_delay_s: float | None = None) -> d
 
 
 def call(address: str, method: str, path: str, body: object = None) -> Any:
-    """One request on a unix socket; bytes go as they are, everything else as JSON."""
-    content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(60)
-        connection.connect(address)
-        connection.sendall(http_request(method, API + path, content))
-        wire, answer = Http(), None
-        while answer is None and (data := connection.recv(262_144)):
-            answer, _ = wire.feed(data)
-    if answer is None or not answer.ok:
-        raise OSError(f"{method} {path}: {answer.status if answer is not None else 'no answer'}")
-    return json.loads(unchunked(answer.body)) if unchunked(answer.body)[:1] in (b"{", b"[") else None
-
-
-def unchunked(body: bytes) -> bytes:
-    """Without the sizes of chunks, where it has them."""
-    if body[:1] in (b"{", b"[") or b"\r\n" not in body:
-        return body
-    parts, at = [], 0
-    while (end := body.find(b"\r\n", at)) >= 0 and (size := int(body[at:end], 16)):
-        parts.append(body[end + 2 : end + 2 + size])
-        at = end + 2 + size + 2
-    return b"".join(parts)
+    """One request of an engine."""
+    return ask(address, method, API + path, body)
 
 
 def _quoted(text: str) -> str:
