@@ -133,7 +133,8 @@ class Access:
         except BadToken as error:
             raise _unauthorized(str(error)) from None
         token = await self.find_token(shown.id)
-        if not same_digest(token.digest if token is not None else "", shown.digest) or token is None:
+        ours = self._credentials is not None and shown.pins(self._credentials.ca_digest)
+        if not same_digest(token.digest if token is not None else "", shown.digest) or token is None or not ours:
             raise _unauthorized("this token is not known here: it was revoked, has run out, or is another cluster's")
         return token
 

@@ -16,6 +16,7 @@ from kago.core.model.token import JoinReply, TokenRole
 from kago.core.model.token import Token as KnownToken
 from kago.core.state.backup import INDEX_LEAP
 from kago.core.state.commands import AdoptTokens
+from kago.security.authority import ca_digest
 from kago.security.first import forget_first_tokens, keep_first_tokens, read_first_tokens
 from kago.security.handshake import peer_of
 from kago.security.keyring import LOOK_S, Keyring, KeyringError
@@ -37,6 +38,7 @@ class Credentials:
             raise KeyringError(f"{keyring.directory} holds no CA key; join the cluster again with a server's token")
         self.keyring = keyring
         self.authority = keyring.authority
+        self.ca_digest = ca_digest(keyring.ca_pem)
         self.first_tokens: dict[str, KnownToken] = {token.id: token for token in read_first_tokens(keyring)}
         """Those made before there was a log; they count until it holds them."""
         self._me = id_in(config.data_dir) or config.me

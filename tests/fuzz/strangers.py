@@ -146,9 +146,10 @@ class strangers:
             return b"Bearer " + self._joining[0].encode() if chance.random() < 0.1 else b""
         good = chance.choice((*self._texts.values(), *self._joining)).encode()
         text = chance.choice(_SCHEMES).encode() + mutated(chance, good)
-        while re.sub(rb"^[Bb]\w+\s+", b"", text).strip() in [*map(str.encode, self._texts.values())]:
-            text = mutated(chance, text)
-        return re.sub(rb"[\r\n]", b"", text)
+        text = re.sub(rb"[\r\n]", b"", text)
+        while text.decode(errors="surrogateescape").partition(" ")[2].strip() in self._texts.values():
+            text = re.sub(rb"[\r\n]", b"", mutated(chance, text))  # what was done to it left it whole
+        return text
 
     async def _ask(self, context: ssl.SSLContext, who: str, request: bytes) -> tuple[int, bytes, bytes] | None:
         """(status, head, body); None where the connection was closed instead."""

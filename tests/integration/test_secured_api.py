@@ -133,7 +133,8 @@ def test_tokens_that_do_not_count(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         await asyncio.sleep(1.1)
         swapped = good.text.replace(good.secret, short.secret)
         another = mint(b"x" * 32).text
-        for text in (short.text, revoked.text, good.text[:-1], swapped, another, "kago1", group.first[TokenRole.AGENT].text):
+        moved = another.rpartition(".")[0].rpartition(".")[0] + good.text[len("kago1.") + 52 :]
+        for text in (short.text, revoked.text, good.text[:-1], swapped, another, moved, "kago1", group.first[TokenRole.AGENT].text):
             answer = await group.ask("GET", "/pods", token=text)
             assert answer.status_code == (403 if text == group.first[TokenRole.AGENT].text else 401), text
             assert len(text) < 10 or text not in answer.text
