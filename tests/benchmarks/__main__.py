@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.benchmarks import api, containers, elections, failover, hollow, idle, log, planning
+from tests.benchmarks import api, containers, curves, elections, failover, hollow, idle, log, planning
 from tests.benchmarks.figures import FORMAT, Run
 from tests.benchmarks.machine import NotOnDisk, commit, describe, fdatasync_s, require_disk
 from tests.benchmarks.page import render
@@ -24,7 +24,8 @@ from tests.benchmarks.session import Bench, Session
 from tests.benchmarks.tables import TITLES, against, as_markdown, as_table, remarks, rows
 
 BENCHES: tuple[Bench, ...] = (
-    log.BENCH, api.BENCH, failover.BENCH, containers.BENCH, planning.BENCH, hollow.BENCH, hollow.BENCH_STEADY, idle.BENCH, elections.BENCH,
+    log.BENCH, api.BENCH, failover.BENCH, containers.BENCH, planning.BENCH, curves.BENCH, hollow.BENCH, hollow.BENCH_STEADY, idle.BENCH,
+    elections.BENCH,
 )  # fmt: skip
 LIBRARIES = ("sanic", "uvloop", "msgspec", "pysyncobj")
 
