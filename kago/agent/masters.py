@@ -210,8 +210,11 @@ class Masters:
             self._floor, self._floor_at = self._newest, now
         self._newest = max(self._newest, reply.index)
         self._shut_out(reply.removed_servers)
+        masters = self._notebook.notes.masters
+        if reply.servers == masters:
+            return
         servers = usable_urls(reply.servers)  # noted, one that is none would keep the agent from its next start
-        if servers and servers != self._notebook.notes.masters:
+        if servers and servers != masters:
             self._notebook.notes = msgspec.structs.replace(self._notebook.notes, masters=servers)
             self._telling.learn(servers)
             self._watching.learn(servers)
