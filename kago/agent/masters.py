@@ -287,7 +287,7 @@ class Masters:
                     self._unsure = False
                     raise _Behind("a server was removed: this may be it")
                 if view is None:
-                    self._resume = max(self._resume or 0, event.index)
+                    self._resume = max(self._resume or 0, event.complete)
                     if event.type == "heartbeat" and event.index < self._floor:
                         raise _Behind(f"this master is at index {event.index}, others were at {self._floor} {BEHIND_S:.0f} s ago")
 

@@ -200,9 +200,12 @@ class Client:
     async def follow(self, path: str, params: Mapping[str, str], *, silence_s: float = SILENCE_S) -> AsyncIterator[WatchEvent]:
         """`watch` for ever: goes on at another server where one left off, and lists again where that is not possible.
 
+        A stream that broke amid the changes of one log entry is asked for all of them again, and those given before are left out.
         A new listing is announced by an event of type `relist`. Raises only what asking again cannot cure (Problem 4xx).
         """
         index: int | None = None
+        latest: list[WatchEvent] = []
+        """What was given of the newest entry."""
         pause = PAUSE_S
         while True:
             resume = {} if index is None else {"index": str(index)}
@@ -215,7 +218,10 @@ class Client:
                     if event.type == "synced":
                         listing = False
                     if not listing:  # within a listing an index says nothing about the things not yet listed
-                        index = event.index
+                        index = max(index or 0, event.complete)
+                        if event in latest:
+                            continue
+                        latest = [event, *(other for other in latest if other.index == event.index)]
                     yield event
             except Problem as problem:
                 if problem.status == 410:

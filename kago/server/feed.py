@@ -121,9 +121,11 @@ class Subscription:
             self._waiter = None
         return bool(self._lines or self.closed)
 
-    def take(self) -> Iterator[tuple[int, bytes]]:
+    def take(self) -> Iterator[tuple[int | None, bytes]]:
+        """Every line there is, the last one of each entry with its index: only there may a stream be left and gone on from."""
         while self._lines:
-            yield self._lines.popleft()
+            index, line = self._lines.popleft()
+            yield None if self._lines and self._lines[0][0] == index else index, line
 
 
 class Feed:

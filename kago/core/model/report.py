@@ -82,3 +82,8 @@ class WatchEvent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     epoch: int = 0
     """On synced and heartbeat lines."""
     object: dict[str, Any] | None = None
+
+    @property
+    def complete(self) -> int:
+        """The last log index of which nothing more comes: one entry may change many things, and a stream may break among them."""
+        return self.index - 1 if self.type in ("put", "removed") else self.index

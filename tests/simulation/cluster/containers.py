@@ -23,7 +23,7 @@ class Harbour:
 
     def will_start(self, node: str, pod: Pod, seen_index: int) -> None:
         fate = self._ledger.fates.get(pod.id)
-        if fate is not None and fate.stopped_at is not None and fate.stopped_at <= seen_index:
+        if fate is not None and fate.stopped_at is not None and fate.stopped_at < seen_index:
             self._world.violate("started-after-stop", f"{node} starts {pod.name}, stopped at {fate.stopped_at}, having seen {seen_index}")
 
     def notes_restored(self, node: str) -> None:

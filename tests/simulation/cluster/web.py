@@ -22,6 +22,10 @@ REPEATABLE = ("/register", "/heartbeat")
 """Ends of paths whose requests may come twice though the client sent them once; others only with an Idempotency-Key."""
 
 
+TORN_SHARE = 0.1
+"""Pieces of a stream that arrive in two."""
+
+
 class Manners(Struct, frozen=True, kw_only=True):
     """How this web treats its messages; shares are of all requests."""
 
@@ -107,7 +111,9 @@ class Exchange:
         self._to_client(partial(self._answered, status, dict(headers), body))
 
     def send(self, data: bytes) -> None:
-        self._to_client(partial(self._put, data))
+        """Cut in two at times, anywhere: what the network does to it may come in between."""
+        for piece in self.web.torn(data):
+            self._to_client(partial(self._put, piece))
 
     def end(self) -> None:
         self._to_client(partial(self._put, None))
@@ -192,6 +198,12 @@ class Web:
         arrival = max(self.world.now + delay, not_before + 1e-6)
         self.world.at(arrival, event)
         return arrival
+
+    def torn(self, data: bytes) -> tuple[bytes, ...]:
+        if len(data) < 2 or self._chance.random() >= TORN_SHARE:
+            return (data,)
+        at = self._chance.randrange(1, len(data))
+        return data[:at], data[at:]
 
     async def exchange(self, client: Actor, request: Request) -> Response:
         """The client's half of one request. Raises httpx.TransportError as httpx would."""

@@ -212,7 +212,34 @@ def test_follow_resumes_where_a_stream_broke_and_lists_again_when_it_is_too_late
         return got
 
     assert asyncio.run(scenario()) == [(RELIST, 0), ("put", 5), ("synced", 7), ("put", 9), (RELIST, 0), ("synced", 20)]
-    assert asked == [None, "9", None]
+    assert asked == [None, "8", None]
+
+
+def test_a_stream_that_breaks_amid_the_changes_of_one_entry_loses_and_repeats_none() -> None:
+    first, second, third = (WatchEvent(type="put", index=9, object={"name": name}) for name in "abc")
+    asked: list[str | None] = []
+    answers = [
+        lines(WatchEvent(type="synced", index=7), first, second),
+        lines(first, second, third, WatchEvent(type="heartbeat", index=9)),
+        lines(WatchEvent(type="put", index=10, object={"name": "a"})),
+    ]
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.params.get("index"))
+        return answers.pop(0)
+
+    async def scenario() -> list[tuple[str, object]]:
+        got: list[tuple[str, object]] = []
+        async with client_of(A, B, handler=handler) as client:
+            async for event in client.follow("/pods", {}):
+                got.append((event.type, (event.object or {}).get("name")))
+                if event.index == 10:
+                    break
+        return got
+
+    changes = [("put", "a"), ("put", "b"), ("put", "c"), ("heartbeat", None), ("put", "a")]
+    assert asyncio.run(scenario()) == [(RELIST, None), ("synced", None), *changes]
+    assert asked == [None, "8", "9"]
 
 
 def test_a_listing_that_breaks_is_begun_again() -> None:

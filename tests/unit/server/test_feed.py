@@ -30,7 +30,7 @@ def running(thing: Thing) -> bool:
 
 def told(subscription: Subscription) -> list[tuple[str, int, str]]:
     """(type, index, name) of every line that waits."""
-    lines: Iterable[tuple[int, bytes]] = subscription.take()
+    lines: Iterable[tuple[int | None, bytes]] = subscription.take()
     decoded = [msgspec.json.decode(line) for _, line in lines]
     return [(line["type"], line["index"], line["object"]["name"]) for line in decoded]
 
@@ -56,6 +56,13 @@ def test_what_a_thing_was_is_known_after_it_is_gone() -> None:
     feed.publish(6, (Put(pod("b")), Put(pod("c"))))
     assert feed.at_version(1, key) is None, "older than the ring"
     assert feed.at_version(3, key) == web(3, 4)
+
+
+def test_only_the_last_line_of_an_entry_says_where_to_go_on() -> None:
+    feed = Feed(Encodings())
+    feed.publish(1, (Put(web(1)),))
+    feed.publish(2, (Put(web(2, 3), web(1)), Put(web(2, 4), web(2, 3)), Put(pod("a"))))
+    assert [index for index, _ in feed.subscribe("deployments", everything, after=0).take()] == [1, None, 2]
 
 
 def test_a_watcher_goes_on_where_it_left_off() -> None:
