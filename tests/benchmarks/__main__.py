@@ -6,6 +6,7 @@ Prints a table, and writes FILE.json (every repeat) and FILE.html beside it (plo
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -31,6 +32,7 @@ LIBRARIES = ("sanic", "uvloop", "msgspec", "pysyncobj")
 
 
 def main(words: Sequence[str] | None = None) -> int:
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that what was started is ended, too
     options = _parser().parse_args(words)
     names = {bench.name: bench for bench in BENCHES}
     if options.list:

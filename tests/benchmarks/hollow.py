@@ -102,6 +102,7 @@ class HollowCluster:
 
     def place_s(self, pods: int) -> float:
         """Seconds from the first request to the last pod reported running; then everything is taken away again."""
+        started = sum(one.started for one in self.counts())
         began = time.monotonic()
         self.apply(pods)
         self.wait_running(pods)
@@ -110,6 +111,8 @@ class HollowCluster:
             found = self.kago.fetch(name, "/pods")
             assert [pod["status"] for pod in found] == ["running"] * pods, f"{name} has {len(found)} pods"
         until("as many containers", lambda: sum(one.running for one in self.counts()) == pods)
+        started = sum(one.started for one in self.counts()) - started
+        assert started == pods, f"{started} containers were started for {pods} pods: agents too busy to be heard were taken for lost"
         leader = self.kago.leader()
         for deployment in self.kago.fetch(leader, "/deployments"):
             self.kago.fetch(leader, f"/deployments/{deployment['name']}", None, "DELETE")

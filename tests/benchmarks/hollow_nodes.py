@@ -31,6 +31,8 @@ from kago.core.model.report import Registration
 from kago.core.model.resources import Resources
 
 SAID_EVERY_S = 1.0
+STARTS_PER_S = 20.0
+"""Of each process: a thousand agents that begin in one loop at the same moment keep each other from hearing their answers in time."""
 
 
 class Crowd(Struct, frozen=True, kw_only=True):
@@ -99,6 +101,7 @@ async def serve(crowd: Crowd) -> None:
         tasks.create_task(_tell(runtimes))
         for name, runtime in zip(crowd.names, runtimes, strict=True):
             tasks.create_task(_live(crowd, name, runtime, clock, nothing))
+            await asyncio.sleep(1 / STARTS_PER_S)
 
 
 async def _live(crowd: Crowd, name: str, runtime: Pretender, clock: Clock, nothing: ssl.SSLContext) -> None:
