@@ -35,6 +35,8 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal-sync")
         self._scheduled = False
+        self._called = False
+        """Somebody asked for a step that was not begun yet; during a sync nobody can have it at once."""
         self._syncing: asyncio.Future[float] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
@@ -46,6 +48,7 @@ class Driver:
 
     def wake(self) -> None:
         """There is something to do: run a step once the callbacks already waiting have had their say, so that they share it."""
+        self._called = True
         if not self._scheduled and self._syncing is None and not self._stopped:
             self._scheduled = True
             self._loop.call_soon(self._step)
@@ -55,6 +58,7 @@ class Driver:
         if self._stopped or self._syncing is not None:
             return
         replica = self._replica
+        self._called = False
         replica.work()
         if replica.dirty:
             if self._threaded:
@@ -90,7 +94,10 @@ class Driver:
 
     def _finish(self) -> None:
         self._replica.flush()
-        self._sleep()
+        if self._called:
+            self.wake()
+        else:
+            self._sleep()
 
     def _sleep(self) -> None:
         due, now = self._replica.deadline(), self._clock.monotonic()
