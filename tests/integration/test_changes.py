@@ -93,3 +93,18 @@ def test_a_deletion_sent_twice_under_one_key_is_done_both_times(tmp_path: Path) 
             assert_problem(await client.delete(path, headers={"idempotency-key": "another"}), 404, "not-found")
 
     play(tmp_path, scenario)
+
+
+def test_an_update_that_was_done_is_never_called_not_found(tmp_path: Path) -> None:
+    async def scenario(server: Server, client: httpx.AsyncClient) -> None:
+        await client.post("/deployments", json=WEB)
+        key = {"idempotency-key": "once"}
+        assert (await client.put("/deployments/web", json={"replicas": 5}, headers=key)).json()["replicas"] == 5
+        await client.delete("/deployments/web")
+        again = await client.put("/deployments/web", json={"replicas": 5}, headers=key)
+        assert (again.status_code, again.json()["replicas"]) == (200, 5), "as it was"
+        server.store.feed.restored(server.store.feed.index)
+        assert_problem(await client.put("/deployments/web", json={"replicas": 5}, headers=key), 503, "outcome-unknown")
+        assert_problem(await client.put("/deployments/web", json={"replicas": 5}), 404, "not-found")
+
+    play(tmp_path, scenario)

@@ -13,7 +13,7 @@ from kago.core.model.validation import check_spec
 from kago.core.state.commands import CreateDeployment, DeleteDeployment, UpdateDeployment
 from kago.core.state.rejections import Refusal
 from kago.server.answers import list_answer, make_readable, struct_answer, thing_answer, watch_answer
-from kago.server.problems import Refused, not_found
+from kago.server.problems import Refused, not_found, unavailable
 from kago.server.requests import convert, flag, if_match, read_json, selected, spec_version
 from kago.server.routes.writes import write
 from kago.server.store import Store
@@ -67,7 +67,9 @@ def blueprint(store: Store) -> Blueprint:
         # It was there and is as asked for, also where a deletion came between that and this answer.
         answer = made or store.feed.at_version(reply.version, ("Deployment", name))
         if answer is None:
-            raise not_found("deployment", name)
+            # This server caught up by a snapshot meanwhile. "Not found" would say that nothing was done.
+            detail = f"deployment {name} was updated, at version {reply.version}, and deleted since; what it was is not known here"
+            raise unavailable("outcome-unknown", detail)
         return thing_answer(store, request, answer, headers={"x-kago-changed": "true" if reply.changed else "false"})
 
     @routes.delete("/<name:str>")
