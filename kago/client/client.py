@@ -219,9 +219,10 @@ class Client:
                         listing = False
                     if not listing:  # within a listing an index says nothing about the things not yet listed
                         index = max(index or 0, event.complete)
-                        if event in latest:
-                            continue
-                        latest = [event, *(other for other in latest if other.index == event.index)]
+                        if event.type in ("put", "removed"):  # heartbeats are alike and no repetition
+                            if event in latest:
+                                continue
+                            latest = [event, *(other for other in latest if other.index == event.index)]
                     yield event
             except Problem as problem:
                 if problem.status == 410:

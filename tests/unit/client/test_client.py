@@ -189,74 +189,47 @@ def lines(*events: WatchEvent) -> httpx.Response:
     return httpx.Response(200, content=b"".join(msgspec.json.encode(event) + b"\n" for event in events))
 
 
-def test_follow_resumes_where_a_stream_broke_and_lists_again_when_it_is_too_late() -> None:
-    put = WatchEvent(type="put", index=5, object={"name": "we\u2028b"})
-    asked: list[str | None] = []
-    answers = [
-        lines(put, WatchEvent(type="synced", index=7, epoch=1), WatchEvent(type="put", index=9)),
-        problem(410, "index-too-old"),
-        lines(WatchEvent(type="synced", index=20, epoch=2)),
-    ]
+def followed(*answers: httpx.Response, until: WatchEvent) -> tuple[list[WatchEvent], list[str | None]]:
+    """What `follow` gives up to an event from servers that answer so, and the index each was asked to go on from."""
+    left, asked = list(answers), list[str | None]()
 
     def handler(request: httpx.Request) -> httpx.Response:
         asked.append(request.url.params.get("index"))
-        return answers.pop(0)
+        return left.pop(0)
 
-    async def scenario() -> list[tuple[str, int]]:
-        got: list[tuple[str, int]] = []
+    async def scenario() -> list[WatchEvent]:
+        got: list[WatchEvent] = []
         async with client_of(A, B, handler=handler) as client:
             async for event in client.follow("/pods", {}):
-                got.append((event.type, event.index))
-                if event.index == 20:
+                got.append(event)
+                if event == until:
                     break
         return got
 
-    assert asyncio.run(scenario()) == [(RELIST, 0), ("put", 5), ("synced", 7), ("put", 9), (RELIST, 0), ("synced", 20)]
+    return asyncio.run(scenario()), asked
+
+
+def test_follow_resumes_where_a_stream_broke_and_lists_again_when_it_is_too_late() -> None:
+    put, last = WatchEvent(type="put", index=5, object={"name": "we\u2028b"}), WatchEvent(type="synced", index=20, epoch=2)
+    broken = lines(put, WatchEvent(type="synced", index=7, epoch=1), WatchEvent(type="put", index=9))
+    got, asked = followed(broken, problem(410, "index-too-old"), lines(last), until=last)
+    assert [(event.type, event.index) for event in got] == [
+        (RELIST, 0), ("put", 5), ("synced", 7), ("put", 9), (RELIST, 0), ("synced", 20),
+    ]
     assert asked == [None, "8", None]
 
 
 def test_a_stream_that_breaks_amid_the_changes_of_one_entry_loses_and_repeats_none() -> None:
     first, second, third = (WatchEvent(type="put", index=9, object={"name": name}) for name in "abc")
-    asked: list[str | None] = []
-    answers = [
-        lines(WatchEvent(type="synced", index=7), first, second),
-        lines(first, second, third, WatchEvent(type="heartbeat", index=9)),
-        lines(WatchEvent(type="put", index=10, object={"name": "a"})),
-    ]
-
-    def handler(request: httpx.Request) -> httpx.Response:
-        asked.append(request.url.params.get("index"))
-        return answers.pop(0)
-
-    async def scenario() -> list[tuple[str, object]]:
-        got: list[tuple[str, object]] = []
-        async with client_of(A, B, handler=handler) as client:
-            async for event in client.follow("/pods", {}):
-                got.append((event.type, (event.object or {}).get("name")))
-                if event.index == 10:
-                    break
-        return got
-
-    changes = [("put", "a"), ("put", "b"), ("put", "c"), ("heartbeat", None), ("put", "a")]
-    assert asyncio.run(scenario()) == [(RELIST, None), ("synced", None), *changes]
+    synced, beat, last = WatchEvent(type="synced", index=7), WatchEvent(type="heartbeat", index=9), WatchEvent(type="put", index=10)
+    got, asked = followed(lines(synced, first, second), lines(first, second, third, beat, beat), lines(last), until=last)
+    assert got == [WatchEvent(type=RELIST, index=0), synced, first, second, third, beat, beat, last]
     assert asked == [None, "8", "9"]
 
 
 def test_a_listing_that_breaks_is_begun_again() -> None:
-    asked: list[str | None] = []
-    answers = [lines(WatchEvent(type="put", index=5)), lines(WatchEvent(type="synced", index=7))]
-
-    def handler(request: httpx.Request) -> httpx.Response:
-        asked.append(request.url.params.get("index"))
-        return answers.pop(0)
-
-    async def scenario() -> None:
-        async with client_of(A, handler=handler) as client:
-            async for event in client.follow("/pods", {}):
-                if event.type == "synced":
-                    break
-
-    asyncio.run(scenario())
+    synced = WatchEvent(type="synced", index=7)
+    _, asked = followed(lines(WatchEvent(type="put", index=5)), lines(synced), until=synced)
     assert asked == [None, None]
 
 
