@@ -61,6 +61,8 @@ class LogStatus(Struct, frozen=True, kw_only=True):
     raft_last_index: int
     leader_contact_age_s: float | None
     """Seconds since the leader was last heard; 0 on the leader, None where there is none."""
+    heard_by_leader: bool
+    """Whether the leader gets what this replica sends, as far as it knows; True on the leader, False where there is none."""
     caught_up: bool
     """Applied everything it knew to be committed when it last heard the leader."""
     members: tuple[MemberStatus, ...]

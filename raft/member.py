@@ -37,7 +37,6 @@ from raft.snapshot import SnapshotSerializer, SnapshotStore
 from raft.status import status_of
 
 _logger = logging.getLogger(__name__)
-_ANNOUNCE_S = 1.0
 _SOON_S = 0.05
 
 
@@ -67,7 +66,7 @@ class Member:
         self._inbox: deque[tuple[str, bytes]] = deque()
         self._told: deque[tuple[str, bytes]] = deque()
         self._promised = clock.monotonic()
-        self._announced_at = self._worked_at = NEVER
+        self._worked_at = NEVER
         self._refusals: set[tuple[str, str]] = set()
         self._role_seen: tuple[bool, bool, bool, bool, str | None, int] | None = None
         # A process killed between a rename and its sync left it in the cache only; everything below is built on what is read now.
@@ -168,13 +167,14 @@ class Member:
         if peer not in self.guard.peers:
             self._wire.drop(peer)  # It was removed while it shook hands.
             return
-        self._heard(peer)
-        self.router.connected(peer)
+        now = self._clock.monotonic()
+        self.guard.peers[peer].heard_at = now
+        self.router.connected(peer, now)
         self.on_wake()
 
     def disconnected(self, peer: str, *, by_peer: bool) -> None:
         if self._halted is None:
-            self.router.disconnected(peer)
+            self.router.disconnected(peer, self._clock.monotonic())
             if by_peer and peer == self.engine.leader:
                 self.prevotes.leader_closed()
             self.on_wake()
@@ -211,9 +211,6 @@ class Member:
     def _reachable(self, peer: str, reachable: bool) -> None:
         (self.guard.pipeline.connected if reachable else self.guard.pipeline.disconnected)(peer)
 
-    def _heard(self, peer: str) -> None:
-        self.guard.peers[peer].heard_at = self._clock.monotonic()
-
     # -- steps -----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -246,9 +243,7 @@ class Member:
                 if heartbeat or self.guard.pipeline.has_news():
                     self.engine.send_log()
                 self.guard.pipeline.send_unblocked()
-            if now - self._announced_at >= _ANNOUNCE_S:
-                self._announced_at = now
-                self.router.announce()
+            self.router.step(now, self.engine.leader)
         except (LogError, OSError) as error:
             self.halt(error if isinstance(error, LogError) else LogHalted(f"the data directory cannot be written: {error}"))
         except Exception as error:
@@ -315,7 +310,7 @@ class Member:
             or (engine.is_leader and not self.membership.other_voters and engine.commit_index < engine.last_index)
         ):
             return now
-        due = self._announced_at + _ANNOUNCE_S if self.guard.peers else float("inf")
+        due = self.router.due
         if engine.is_leader:
             due = min(due, engine.heartbeat_due)
         else:
@@ -332,7 +327,9 @@ class Member:
             message = decode(frame)
             if passed_on and isinstance(message, Relayed):
                 raise Malformed("a relayed frame inside a relayed frame")
-            self._heard(peer)
+            self.guard.peers[peer].heard_at = self._worked_at
+            if not passed_on:
+                self.router.heard(peer, self._worked_at)
             self._handlers[type(message)](peer, message)
         except Malformed as error:
             _logger.warning("server %s sent what no server sends (%s); its connection is closed", peer, error)
@@ -352,8 +349,10 @@ class Member:
 
     def _excuse_stall(self, now: float) -> None:
         """This process itself was not running: that says nothing about the leader, so give it another chance."""
-        if now - self._promised > 0.5 * self.config.election_min_s and not self.engine.is_leader:
-            self.engine.postpone_election()
+        if now - self._promised > 0.5 * self.config.election_min_s:
+            self.router.woke(now)
+            if not self.engine.is_leader:
+                self.engine.postpone_election()
         self._promised = now
 
     def halt(self, error: LogError) -> None:
@@ -377,7 +376,7 @@ class Member:
     # -- news and leave-taking -------------------------------------------------------------------------------------
 
     def status(self) -> LogStatus:
-        return status_of(self.config, self.identity.cluster, self.engine, self.guard, self.replies, self._clock.monotonic())
+        return status_of(self.config, self.identity.cluster, self.engine, self.guard, self.router, self.replies, self._clock.monotonic())
 
     def _tell_role(self) -> None:
         engine = self.engine

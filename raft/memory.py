@@ -66,6 +66,7 @@ class MemoryLog:
             raft_applied_index=applied,
             raft_last_index=applied,
             leader_contact_age_s=0.0,
+            heard_by_leader=True,
             caught_up=True,
             members=(MemberStatus(id=me, address=me, role="leader", raft_index=applied, contact_age_s=0.0),),
         )

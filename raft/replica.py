@@ -95,7 +95,7 @@ class Replica(Member):
             return False
         if leader == self.config.me:
             self._told.append((leader, payload))
-        elif leader in self.guard.peers and self.guard.peers[leader].connected:
+        elif self.router.is_heard(leader):
             self._emit(leader, Told(payload=payload))
         else:
             return False

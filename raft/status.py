@@ -6,11 +6,14 @@ from raft.engine import Engine
 from raft.guard import Guard
 from raft.pipeline import NEVER
 from raft.replies import Replies
+from raft.router import Router
 
 _DOWN_AFTER_S = 3.0
 
 
-def status_of(config: RaftConfig, cluster: str, engine: Engine, guard: Guard, replies: Replies, now: float) -> LogStatus:
+def status_of(
+    config: RaftConfig, cluster: str, engine: Engine, guard: Guard, router: Router, replies: Replies, now: float
+) -> LogStatus:
     members = guard.membership
     learner = guard.learner or not members.is_voter
     role = Role.LEARNER if learner else Role.LEADER if engine.is_leader else Role.CANDIDATE if engine.is_candidate else Role.FOLLOWER
@@ -29,6 +32,7 @@ def status_of(config: RaftConfig, cluster: str, engine: Engine, guard: Guard, re
         raft_applied_index=engine.applied_index,
         raft_last_index=engine.last_index,
         leader_contact_age_s=age,
+        heard_by_leader=engine.is_leader or (leader is not None and router.is_heard(leader)),
         caught_up=caught_up,
         members=tuple(_member(seat, config, engine, guard, role, leader, now) for seat in members.latest.seats),
         cluster=cluster,

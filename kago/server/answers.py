@@ -132,7 +132,7 @@ class _Stream:
             _logger.exception("bug: watch of %s", self._request.path)
             end = Refused(500, "internal", "this server has a bug here; its log has the details")
         document = {"type": "error", "index": self._store.tables.index, "object": end.document(self._request.path)}
-        await response.send(self._framed([(self._store.tables.index, msgspec.json.encode(document))]))
+        await response.send(self._framed([(None, msgspec.json.encode(document))]))
         await response.eof()
 
     async def _send(self, response: HTTPResponse, first: list[_Line]) -> Refused:
@@ -149,7 +149,8 @@ class _Stream:
                 if len(burst) == _BURST:
                     await response.send(self._framed(burst))
                     burst = []
-            if loop.time() >= beat_at:
+            # Closed, it has lost what lies between its last line and the tables: no index of theirs may be gone on from.
+            if loop.time() >= beat_at and not self._subscription.closed:
                 burst.append((self._store.tables.index, _mark(self._store, "heartbeat")))
                 beat_at = loop.time() + self._beat_s
             if burst:

@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from kago.config import ServeConfig
+from kago.server import answers
 from kago.server.app import Server
 from kago.server.gate import Limits
 from raft import MemoryLog
@@ -275,6 +276,29 @@ def test_a_watch_ends_loudly_where_it_cannot_go_on(tmp_path: Path) -> None:
         assert_problem(await client.get("/pods?watch=true&index=0"), 410, "index-too-old")
 
     play(tmp_path, scenario)
+
+
+def test_a_watch_that_lost_changes_names_no_index_to_go_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "HEARTBEAT_S", 0.0)
+
+    async def scenario(server: Server, client: httpx.AsyncClient) -> None:
+        sse = {"accept": "text/event-stream"}
+        async with client.stream("GET", "/pods?watch=true") as watch, client.stream("GET", "/pods?watch=true", headers=sse) as page:
+            lines = [asyncio.create_task(_all(stream.aiter_lines())) for stream in (watch, page)]
+            await asyncio.sleep(0.05)
+            reached = server.store.tables.index
+            server.store.tables.index += 5  # as a snapshot does whose changes nobody was told
+            server.store.feed.restored(reached + 5)
+            events, page_lines = [json.loads(line) for line in await lines[0]], await lines[1]
+        assert events[-1]["type"] == "error" and {event["index"] for event in events[:-1]} == {reached}
+        assert {line for line in page_lines if line.startswith("id:")} == {f"id: {reached}"}
+
+    play(tmp_path, scenario)
+
+
+async def _all(lines: AsyncIterator[str]) -> list[str]:
+    async with asyncio.timeout(5):
+        return [line async for line in lines if line]
 
 
 def test_an_agent_registers_reports_and_says_good_bye(tmp_path: Path) -> None:

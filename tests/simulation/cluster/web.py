@@ -5,6 +5,7 @@ power, says nothing; a paused one takes the request and answers when it runs aga
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import lru_cache, partial
 from random import Random
@@ -102,6 +103,7 @@ class Exchange:
         self.cancel: Callable[[], None] = lambda: None
         """Set by the server: the client has gone."""
         self.closed = False
+        self._sent: deque[Callable[[], None]] = deque()
         self._last_arrival = 0.0
 
     # -- the server's end ------------------------------------------------------------------------------------------
@@ -124,11 +126,15 @@ class Exchange:
 
     def _to_client(self, event: Callable[[], None]) -> None:
         if self.client is not None and not self.closed:
-            client, life = self.client, self.life
-            arrival = self.web.transmit(
-                self.server, client.name, lambda: client.post(event) if client.life == life else None, self._last_arrival
-            )
+            self._sent.append(event)
+            arrival = self.web.transmit(self.server, self.client.name, self._arrived, self._last_arrival)
             self._last_arrival = max(self._last_arrival, arrival)
+
+    def _arrived(self) -> None:
+        """The oldest first, whichever this is of: what a cut held back comes before what was sent since, as on any connection."""
+        event = self._sent.popleft()
+        if self.client is not None and self.client.life == self.life:
+            self.client.post(event)
 
     # -- the client's end ------------------------------------------------------------------------------------------
 

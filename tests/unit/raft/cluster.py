@@ -155,6 +155,8 @@ class Cluster:
         self.settings = settings
         self.links: set[tuple[str, str]] = set()
         self.blocked: set[tuple[str, str]] = set()
+        self.mute: set[tuple[str, str]] = set()
+        """(source, target): frames this way are lost and nobody notices."""
         self.in_flight: deque[tuple[str, str, bytes]] = deque()
         self.disks = {member: MemoryDisk() for member in members}
         self.replicas: dict[str, Replica] = {}
@@ -249,7 +251,7 @@ class Cluster:
             if not self.in_flight:
                 break
             source, target, frame = self.in_flight.popleft()
-            if (min(source, target), max(source, target)) in self.blocked:
+            if (min(source, target), max(source, target)) in self.blocked or (source, target) in self.mute:
                 continue
             if target in self.replicas:
                 self.replicas[target].received(source, frame)
