@@ -12,7 +12,6 @@ import pytest
 from msgspec.structs import replace
 
 from kago.config import ServeConfig
-from kago.server import answers
 from kago.server.app import Server
 from kago.server.gate import Limits
 from raft import MemoryLog
@@ -222,83 +221,6 @@ def test_bad_requests_are_refused_cleanly(
         assert server.store.tables.index - index <= 1
 
     play(tmp_path, scenario)
-
-
-def test_a_watch_lists_follows_and_resumes(tmp_path: Path) -> None:
-    async def scenario(server: Server, client: httpx.AsyncClient) -> None:
-        await client.post("/deployments", json=WEB | {"replicas": 0})
-        async with client.stream("GET", "/deployments?watch=true") as watch:
-            assert watch.headers["content-type"] == "application/x-ndjson" and "x-kago-leader" in watch.headers
-            await asyncio.sleep(0)
-            lines = asyncio.create_task(lines_of(watch, 4))
-            await asyncio.sleep(0.05)
-            await client.put("/deployments/web", json={"image": "nginx:1.28"})
-            await client.delete("/deployments/web")
-            events = await lines
-        assert [event["type"] for event in events] == ["put", "synced", "put", "removed"]
-        assert events[0]["object"]["image"] == "nginx:1.27" and events[2]["object"]["image"] == "nginx:1.28"
-        synced = events[1]["index"]
-        assert events[1]["epoch"] == 1
-        async with client.stream("GET", f"/deployments?watch=true&index={synced}") as watch:
-            resumed = await lines_of(watch, 2)
-        assert resumed == events[2:], "the same events, from the ring"
-        async with client.stream("GET", f"/deployments?watch=true&index={synced}", headers={"accept": "text/event-stream"}) as watch:
-            assert watch.headers["content-type"] == "text/event-stream"
-            text = [line async for line in _first(watch.aiter_lines(), 2)]
-        assert text[0] == f"id: {resumed[0]['index']}" and json.loads(text[1].removeprefix("data: ")) == resumed[0]
-
-        async def nobody_watches() -> bool:
-            return server.store.feed.watchers == 0
-
-        await eventually(nobody_watches)
-
-    play(tmp_path, scenario)
-
-
-async def _first(lines: AsyncIterator[str], count: int) -> AsyncIterator[str]:
-    async with asyncio.timeout(5):
-        async for line in lines:
-            yield line
-            count -= 1
-            if not count:
-                return
-
-
-def test_a_watch_ends_loudly_where_it_cannot_go_on(tmp_path: Path) -> None:
-    async def scenario(server: Server, client: httpx.AsyncClient) -> None:
-        await client.post("/deployments", json=WEB)
-        async with client.stream("GET", "/pods?watch=true") as watch:
-            lines = asyncio.create_task(lines_of(watch, 1000))
-            await asyncio.sleep(0.1)
-            server.store.feed.restored(server.store.tables.index)
-            last = (await lines)[-1]
-        assert last["type"] == "error" and last["object"]["status"] == 410
-        assert_problem(await client.get("/pods?watch=true&index=0"), 410, "index-too-old")
-
-    play(tmp_path, scenario)
-
-
-def test_a_watch_that_lost_changes_names_no_index_to_go_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "HEARTBEAT_S", 0.0)
-
-    async def scenario(server: Server, client: httpx.AsyncClient) -> None:
-        sse = {"accept": "text/event-stream"}
-        async with client.stream("GET", "/pods?watch=true") as watch, client.stream("GET", "/pods?watch=true", headers=sse) as page:
-            lines = [asyncio.create_task(_all(stream.aiter_lines())) for stream in (watch, page)]
-            await asyncio.sleep(0.05)
-            reached = server.store.tables.index
-            server.store.tables.index += 5  # as a snapshot does whose changes nobody was told
-            server.store.feed.restored(reached + 5)
-            events, page_lines = [json.loads(line) for line in await lines[0]], await lines[1]
-        assert events[-1]["type"] == "error" and {event["index"] for event in events[:-1]} == {reached}
-        assert {line for line in page_lines if line.startswith("id:")} == {f"id: {reached}"}
-
-    play(tmp_path, scenario)
-
-
-async def _all(lines: AsyncIterator[str]) -> list[str]:
-    async with asyncio.timeout(5):
-        return [line async for line in lines if line]
 
 
 def test_an_agent_registers_reports_and_says_good_bye(tmp_path: Path) -> None:
