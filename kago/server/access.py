@@ -92,20 +92,40 @@ class Access:
         _check_user(token, what)
         return Caller(subject=subject, token=token)
 
+    def still_allows(self, caller: Caller, connection: Any) -> bool:
+        """Whether what `caller` was allowed may be done by whoever asks for it in the same words over `connection` (its `conn_info`)."""
+        if self._credentials is None:
+            return True
+        marks, token, subject = _fresh(connection.ctx), caller.token, caller.subject
+        if not marks.looked_at or marks.subject != subject:
+            return False
+        if subject is not None and self._removed(subject):
+            return False
+        if token is not None:
+            marks.token_id = token.id
+        return token is None or self._still_known(token)
+
+    def _still_known(self, token: Token) -> bool:
+        return self._store.tables.tokens.get(token.id) is token and self._in_force(token)
+
     def check_removed(self, subject: Subject) -> None:
         """Refused (403) where the name was removed since the certificate's holder was let in."""
-        removal = self._store.tables.removals.get(subject.key)
-        if removal is not None and removal.version > subject.admitted:
+        if self._removed(subject):
             raise Refused(403, "removed", f"{subject.role} {subject.name} was removed from this cluster; a new token lets it in again")
+
+    def _removed(self, subject: Subject) -> bool:
+        removal = self._store.tables.removals.get(subject.key)
+        return removal is not None and removal.version > subject.admitted
 
     def _subject(self, request: Request) -> Subject | None:
         """Of the connection's certificate; looked at once a connection."""
         known = _marks(request)
-        if known.subject is None:
+        if not known.looked_at:
             try:
                 known.subject = peer_of(request.transport.get_extra_info("ssl_object"))
             except NotOurs as error:
                 raise _unauthorized(str(error)) from None
+            known.looked_at = True
         found: Subject | None = known.subject
         return found
 
@@ -193,7 +213,7 @@ def _marks(request: Request) -> Any:
 
 def _fresh(marks: Any) -> Any:
     if not hasattr(marks, "token_id"):
-        marks.token_id, marks.subject = "", None
+        marks.token_id, marks.subject, marks.looked_at = "", None, False
     return marks
 
 

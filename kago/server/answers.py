@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 from sanic import HTTPResponse, Request
@@ -13,7 +13,7 @@ from kago.clock import http_date
 from kago.core.state.changes import Thing
 from kago.server.feed import Feed, IndexTooOld, Subscription, encode, put_line
 from kago.server.problems import CONTENT_TYPE, Refused, of_log_error, unavailable
-from kago.server.requests import check_parameters, etag, flag, number, selected, topic_of
+from kago.server.requests import check_parameters, etag, flag, number, parameter, selected, topic_of
 from kago.server.store import READ_TIMEOUT_S, Store
 from raft.errors import LogError, NoLeader
 
@@ -27,6 +27,8 @@ HEARTBEAT_S = 8.0
 AGENT_HEARTBEAT_S = 1.0
 """Agents tell a dead master from a quiet one by it."""
 MAX_WATCHES = 10_000
+STANDING_S = 0.01
+"""So much later than it was may the leader be said to have been heard, or known."""
 _Line = tuple[int | None, bytes]
 _BURST = 64
 """Lines joined into one write."""
@@ -46,8 +48,12 @@ def thing_answer(store: Store, request: Request, thing: Thing, *, status: int = 
 
 
 def list_answer(store: Store, things: Iterable[Thing]) -> HTTPResponse:
+    return raw(_joined(store, things), content_type=JSON)
+
+
+def _joined(store: Store, things: Iterable[Thing]) -> bytes:
     of = store.encodings.of
-    return raw(b"[" + b",".join([of(thing) for thing in things]) + b"]", content_type=JSON)
+    return b"[" + b",".join([of(thing) for thing in things]) + b"]"
 
 
 def struct_answer(value: object, *, status: int = 200) -> HTTPResponse:
@@ -66,6 +72,62 @@ async def make_readable(store: Store, request: Request) -> None:
         raise of_log_error(error) from None
     except LogError as error:
         raise of_log_error(error) from None
+
+
+class Read:
+    """How one question is answered: `content` gives what follows the headers that every answer has. It may raise Refused."""
+
+    __slots__ = ("content", "stale")
+
+    def __init__(self, content: Callable[[], bytes], *, stale: bool) -> None:
+        self.content = content
+        self.stale = stale
+
+
+async def read_one(store: Store, request: Request, find: Callable[[], Thing]) -> HTTPResponse:
+    """Answer by what `find` gives, which may raise Refused."""
+    await make_readable(store, request)
+    known: Thing | None = None
+    content = b""
+
+    def again() -> bytes:
+        nonlocal known, content
+        if (thing := find()) is not known:
+            known, content = thing, content_of(store.encodings.of(thing), JSON, tag=etag(thing))
+        return content
+
+    _note(request, again)
+    return thing_answer(store, request, find())
+
+
+async def read_many(store: Store, request: Request, kind: str, find: Callable[[], list[Thing]]) -> HTTPResponse | None:
+    """Answer by what `find` gives of a kind, or with a watch that begins with it (None: that has been answered)."""
+    await make_readable(store, request)
+    if flag(request, "watch"):
+        await watch_answer(store, request, kind, find())
+        return None
+    index, content = -1, b""
+
+    def again() -> bytes:
+        nonlocal index, content
+        if index != (changed := store.feed.changed_at(kind)):
+            index, content = changed, content_of(_joined(store, find()), JSON)
+        return content
+
+    _note(request, again)
+    return list_answer(store, find())
+
+
+def _note(request: Request, content: Callable[[], bytes]) -> None:
+    """So that the request, when it comes again, can be answered by `repeats.py`."""
+    if parameter(request, "min_index") is None:
+        request.ctx.read = Read(content, stale=flag(request, "stale"))
+
+
+def content_of(body: bytes, content_type: str, *, tag: str = "") -> bytes:
+    """The rest of an answer, from the headers on that are its own."""
+    mark = f"etag: {tag}\r\n" if tag else ""
+    return f"{mark}content-length: {len(body)}\r\nconnection: keep-alive\r\ncontent-type: {content_type}\r\n\r\n".encode() + body
 
 
 async def watch_answer(store: Store, request: Request, kind: str, things: Iterable[Thing]) -> None:
@@ -182,6 +244,24 @@ def header_values(store: Store) -> dict[str, str]:
         "x-kago-known-leader": "true" if status.leader is not None else "false",
         "x-kago-last-contact": "-1" if age is None else str(round(age * 1000)),
     }
+
+
+class Standing:
+    """`header_values` for answers that are many: worked out again when the index moved or some milliseconds have passed."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._index = -1
+        self._until = 0.0
+        self._lines = b""
+
+    def lines(self) -> bytes:
+        """As they stand in an answer's head."""
+        store, now = self._store, self._store.clock.monotonic()
+        if store.tables.index != self._index or now >= self._until:
+            self._index, self._until = store.tables.index, now + STANDING_S
+            self._lines = "".join(f"{name}: {value}\r\n" for name, value in header_values(store).items()).encode()
+        return self._lines
 
 
 def server_urls(store: Store) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from kago.core.state.commands import SCHEMA_VERSION, RegisterServer
 from kago.security.keyring import KeyringError
 from kago.security.tokens import Token
 from kago.server.access import Access
-from kago.server.answers import STOPPING, header_values, problem
+from kago.server.answers import STOPPING, Standing, header_values, problem
 from kago.server.checks import Checks, warn
 from kago.server.credentials import join_cluster, open_credentials
 from kago.server.gate import Connection, Gate, Limits, explain_timeout
@@ -38,6 +38,7 @@ from kago.server.joining import log_config
 from kago.server.leader import Leader
 from kago.server.metrics import Metrics
 from kago.server.problems import Refused, unavailable
+from kago.server.repeats import Repeats
 from kago.server.reports import Reports
 from kago.server.routes import admission, backup, changes, checks, cluster, deployments, members, nodes, pods
 from kago.server.store import Store
@@ -207,6 +208,7 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
     )
     app.ctx.gate = Gate(server.limits, server.clock.monotonic)
     metrics, store, secured, access = Metrics(server.store), server.store, server.credentials, server.access
+    repeats = app.ctx.repeats = Repeats(store, access, Standing(store), metrics)
     reports = Reports(store)
     parts = [
         deployments.blueprint(store),
@@ -235,6 +237,7 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
         response.headers.update(header_values(store))
         now = server.clock.monotonic()
         metrics.answered(request.method, response.status, now - getattr(request.ctx, "began", now))
+        repeats.learn(request, response)
 
     @app.exception(Exception)
     async def explain(request: Request, error: Exception) -> HTTPResponse:

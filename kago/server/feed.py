@@ -141,10 +141,16 @@ class Feed:
         self._floor = 0
         """Everything after this index is in the ring."""
         self._topics: dict[str, dict[Subscription, None]] = {}
+        self._changed: dict[str, int] = {}
+        self._restored_at = 0
 
     @property
     def watchers(self) -> int:
         return sum(map(len, self._topics.values()))
+
+    def changed_at(self, kind: str) -> int:
+        """Index of the last change of anything of a kind (a topic without a slash)."""
+        return self._changed.get(kind, self._restored_at)
 
     def publish(self, index: int, changes: tuple[Change, ...]) -> None:
         self.index = index
@@ -165,7 +171,8 @@ class Feed:
 
     def restored(self, index: int) -> None:
         """A snapshot replaced the state: nobody can follow across it."""
-        self.index = self._floor = index
+        self.index = self._floor = self._restored_at = index
+        self._changed.clear()
         self._ring.clear()
         self._held = 0
         self._encodings.clear()
@@ -206,7 +213,10 @@ class Feed:
         if not isinstance(change, Put):
             self._encodings.forget(change.before)
         lines: dict[bool, bytes] = {}
-        for topic in topics_of(_newest(change)):
+        topics = topics_of(_newest(change))
+        if topics:
+            self._changed[topics[0]] = index
+        for topic in topics:
             for subscription in self._topics.get(topic, ()):
                 seen = _as_seen(change, subscription.wanted)
                 if seen is not None:

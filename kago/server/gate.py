@@ -10,8 +10,7 @@ import logging
 import resource
 import socket
 from collections.abc import Callable
-from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec import Struct
 from sanic import Request
@@ -30,6 +29,10 @@ MAX_CLIENTS = 10_000
 REFUSALS_SAID_EVERY_S = 5.0
 LAST_WORDS_S = 2.0
 """Between the answer that a request took too long and the end of its connection."""
+MAX_HEAD_BYTES = 2048
+"""Longest head of a read that is remembered."""
+MAX_BEHIND_BYTES = 64 * 1024
+"""What a client may send ahead while a read of its connection is answered."""
 HURRY_S = 0.5
 """A connection that is one too many is told so if it asks for something within this time: a close before that would be a reset."""
 
@@ -135,15 +138,28 @@ def _too_many(detail: str, retry_after_s: int) -> Refused:
     return Refused(429, "rate-limited", detail, headers={"retry-after": str(retry_after_s)}, extra={"retry_after": retry_after_s})
 
 
-class Connection(HttpProtocol):
-    """Sanic's protocol behind the gate, which the application carries as `app.ctx.gate`."""
+class Repeater(Protocol):
+    """Answers what it has learnt before Sanic sees it (`repeats.py`)."""
 
-    __slots__ = ("_client", "_refusal")
+    def knows(self, head: bytes, connection: "Connection") -> bool: ...
+    def take(self, head: bytes, connection: "Connection") -> bytes | None:
+        """The answer; empty: `Connection.answered` is told it soon; None: it is not to be answered here."""
+
+
+class Connection(HttpProtocol):
+    """Sanic's protocol behind the gate, and before both what the application repeats; it carries them as `app.ctx`."""
+
+    __slots__ = ("_asked", "_behind", "_client", "_head", "_refusal")
 
     def _setup(self) -> None:
         super()._setup()  # type: ignore[no-untyped-call]
         self._client = ""
         self._refusal: Refused | None = None
+        self._head = b""
+        """All that came in of the request under way, where that was one whole GET."""
+        self._asked = b""
+        """The head of a read that `app.ctx.repeats` is about to answer, and what came in behind it."""
+        self._behind = bytearray()
         self.request_handler = self._handle
 
     async def _handle(self, request: Request) -> None:
@@ -168,12 +184,64 @@ class Connection(HttpProtocol):
                 self.transport.write(_whole_answer(self._refusal))
                 self.transport.close()
             return
-        began = self._time
+        if self._asked:
+            self._behind += data
+            if len(self._behind) > MAX_BEHIND_BYTES and self.transport is not None:
+                self.transport.pause_reading()
+            return
+        began, http = self._time, self.http  # None before the task that reads has run for the first time
+        self._head = data if len(data) <= MAX_HEAD_BYTES and self._is_idle() and _is_one_read(data) else b""
+        if self._head and self._is_repeated():
+            return
         super().data_received(data)
-        http = self.http  # None before the task that reads has run for the first time
         # Only what comes between two requests begins something new; not so what is left of a body that nobody wanted.
         if http is not None and (http.stage is not Stage.IDLE or getattr(http, "request_body", None)):
             self._time = began
+
+    def _is_idle(self) -> bool:
+        """Whether nothing is under way nor left over, so that what comes in is the beginning of a request that will be answered next."""
+        http = self.http
+        return http is not None and http.stage is Stage.IDLE and http.keep_alive and not self.recv_buffer and not http.request_body
+
+    def _is_repeated(self) -> bool:
+        repeats: Repeater = self.app.ctx.repeats
+        if not self._can_write.is_set() or not repeats.knows(self._head, self):
+            return False
+        try:
+            self.app.ctx.gate.check_rate(self._client)
+        except Refused:
+            return False
+        answer = repeats.take(self._head, self)
+        if answer is None:
+            return False
+        self._time = self.loop.time()
+        if answer and self.transport is not None:
+            self.transport.write(answer)
+        else:
+            self._asked = self._head
+        return True
+
+    def answered(self, answer: bytes | None) -> None:
+        """To the read that was asked. None: Sanic is to answer it."""
+        head, self._asked = self._asked, b""
+        behind = bytes(self._behind)
+        self._behind.clear()
+        if self.transport is None or self.transport.is_closing():
+            return
+        self.transport.resume_reading()
+        if answer is None:
+            super().data_received(head)
+        else:
+            self.transport.write(answer)
+        if behind:
+            self.data_received(behind)
+
+    def head_alone(self) -> bytes:
+        """The bytes of the request being answered, if nothing else has come in."""
+        return self._head
+
+    def close_if_idle(self) -> bool:
+        return not self._asked and super().close_if_idle()
 
     def check_timeouts(self) -> None:
         """Sanic's, which tells the client once and then reads on what is left of the body, for as long as it pleases the client."""
@@ -200,6 +268,10 @@ def explain_timeout(request: Request) -> str:
     return f"the head of the request did not arrive within {config.REQUEST_TIMEOUT:g} s"
 
 
+def _is_one_read(data: bytes) -> bool:
+    return data.startswith(b"GET ") and data.find(b"\r\n\r\n") == len(data) - 4
+
+
 def _notice_dead_peers(sock: Any) -> None:
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
@@ -212,6 +284,5 @@ def _notice_dead_peers(sock: Any) -> None:
 def _whole_answer(refused: Refused) -> bytes:
     """For a connection that no request will be read from."""
     body = refused.body("/")
-    headers = {"content-type": CONTENT_TYPE, "content-length": str(len(body)), "connection": "close", **refused.headers}
-    lines = [f"HTTP/1.1 {refused.status} {HTTPStatus(refused.status).phrase}", *(f"{name}: {value}" for name, value in headers.items())]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+    rest = f"content-type: {CONTENT_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n".encode()
+    return refused.status_line() + refused.header_lines() + rest + body

@@ -51,6 +51,12 @@ class Refused(Exception):
         self.headers = dict(headers or {})
         self.extra = dict(extra or {})
 
+    def status_line(self) -> bytes:
+        return f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}\r\n".encode()
+
+    def header_lines(self) -> bytes:
+        return "".join(f"{name}: {value}\r\n" for name, value in self.headers.items()).encode()
+
     def body(self, instance: str) -> bytes:
         """The problem document."""
         return msgspec.json.encode(self.document(instance))

@@ -122,6 +122,8 @@ class sockets:
         if statuses and all(status >= 400 for status in statuses):
             assert self._wanted() == before, "a refusal changed something"
             assert b'"error"' in answer or b"HEAD" in request, answer[:500]
+        if request.startswith(b"GET ") and _whole(answer):
+            assert _kind_of(again := self._ask(request)) == _kind_of(answer), (request, answer[:500], again[:500])
         if self._count % ASK_EVERY == 0:
             assert b" 200 OK" in self._ask(b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n")
         return "refused" if any(status >= 400 for status in statuses) else "taken" if statuses else "unanswered"
@@ -182,6 +184,12 @@ async def _exchange(url: str, sent: bytes) -> bytes:
     finally:
         writer.transport.abort()
     return answer
+
+
+def _kind_of(answer: bytes) -> tuple[bytes, set[bytes]]:
+    """The status and the names of the headers: the same where the same bytes are sent again, whichever way they are answered then."""
+    status, *lines = answer.partition(b"\r\n\r\n")[0].split(b"\r\n")
+    return status, {line.partition(b":")[0].lower() for line in lines} - {b"alt-svc"}
 
 
 def _whole(answer: bytes) -> bool:

@@ -10,9 +10,10 @@ from kago.core.model.deployment import (
     DeploymentSpec,
 )
 from kago.core.model.validation import check_spec
+from kago.core.state.changes import Thing
 from kago.core.state.commands import CreateDeployment, DeleteDeployment, UpdateDeployment
 from kago.core.state.rejections import Refusal
-from kago.server.answers import list_answer, make_readable, struct_answer, thing_answer, watch_answer
+from kago.server.answers import make_readable, read_many, read_one, struct_answer, thing_answer
 from kago.server.problems import Refused, not_found, unavailable
 from kago.server.requests import convert, flag, if_match, read_json, selected, spec_version
 from kago.server.routes.writes import write
@@ -24,19 +25,16 @@ def blueprint(store: Store) -> Blueprint:
 
     @routes.get("/")
     async def list_all(request: Request) -> HTTPResponse | None:
-        await make_readable(store, request)
         wanted = selected(request)
-        found = [store.tables.deployments[name] for name in sorted(store.tables.deployments)]
-        things = [thing for thing in found if wanted(thing)]
-        if flag(request, "watch"):
-            await watch_answer(store, request, "deployments", things)
-            return None
-        return list_answer(store, things)
+
+        def found() -> list[Thing]:
+            return [thing for _, thing in sorted(store.tables.deployments.items()) if wanted(thing)]
+
+        return await read_many(store, request, "deployments", found)
 
     @routes.get("/<name:str>")
     async def get_one(request: Request, name: str) -> HTTPResponse:
-        await make_readable(store, request)
-        return thing_answer(store, request, _find(store, name))
+        return await read_one(store, request, lambda: _find(store, name))
 
     @routes.post("/")
     async def create(request: Request) -> HTTPResponse:

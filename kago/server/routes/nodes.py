@@ -5,10 +5,11 @@ from sanic import Blueprint, HTTPResponse, Request
 from kago.core.model.node import Node
 from kago.core.model.report import Heartbeat, HeartbeatReply, Registration, RegistrationReply
 from kago.core.model.validation import check_registration
+from kago.core.state.changes import Thing
 from kago.core.state.commands import DeleteNode, RegisterNode
 from kago.core.state.rejections import Rejection
 from kago.server.access import own_node, removed_servers, subject_of_caller
-from kago.server.answers import list_answer, make_readable, server_urls, struct_answer, thing_answer, watch_answer
+from kago.server.answers import make_readable, read_many, read_one, server_urls, struct_answer, thing_answer
 from kago.server.leader import Leader
 from kago.server.problems import Refused, not_found, of_log_error, of_rejection, unavailable
 from kago.server.reports import Reports
@@ -27,21 +28,22 @@ def blueprint(store: Store, leader: Leader, reports: Reports, *, secured: bool =
 
     @routes.get("/")
     async def list_all(request: Request) -> HTTPResponse | None:
-        await make_readable(store, request)
         wanted = selected(request)
-        things = [node for name in sorted(store.tables.nodes) if wanted(node := store.tables.nodes[name])]
-        if flag(request, "watch"):
-            await watch_answer(store, request, "nodes", things)
-            return None
-        return list_answer(store, things)
+
+        def found() -> list[Thing]:
+            return [node for _, node in sorted(store.tables.nodes.items()) if wanted(node)]
+
+        return await read_many(store, request, "nodes", found)
 
     @routes.get("/<name:str>")
     async def get_one(request: Request, name: str) -> HTTPResponse:
-        await make_readable(store, request)
-        node = store.tables.nodes.get(name)
-        if node is None:
-            raise not_found("node", name)
-        return thing_answer(store, request, node)
+        def found() -> Node:
+            node = store.tables.nodes.get(name)
+            if node is None:
+                raise not_found("node", name)
+            return node
+
+        return await read_one(store, request, found)
 
     @routes.delete("/<name:str>")
     async def delete(request: Request, name: str) -> HTTPResponse:

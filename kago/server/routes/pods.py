@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from sanic import Blueprint, HTTPResponse, Request
 
 from kago.core.model.pod import Pod
+from kago.core.state.changes import Thing
 from kago.core.state.commands import DeletePod
-from kago.server.answers import list_answer, make_readable, thing_answer, watch_answer
+from kago.server.answers import make_readable, read_many, read_one, thing_answer
 from kago.server.problems import not_found
-from kago.server.requests import flag, parameter, require_match, selected
+from kago.server.requests import parameter, require_match, selected
 from kago.server.routes.writes import delete_missing, write
 from kago.server.store import Store
 
@@ -18,18 +19,16 @@ def blueprint(store: Store) -> Blueprint:
 
     @routes.get("/")
     async def list_all(request: Request) -> HTTPResponse | None:
-        await make_readable(store, request)
-        wanted = selected(request)
-        things = [pod for pod in _candidates(store, request) if wanted(pod)]
-        if flag(request, "watch"):
-            await watch_answer(store, request, "pods", things)
-            return None
-        return list_answer(store, things)
+        wanted, node, deployment = selected(request), parameter(request, "node_name"), parameter(request, "deployment_name")
+
+        def found() -> list[Thing]:
+            return [pod for pod in _candidates(store, node, deployment) if wanted(pod)]
+
+        return await read_many(store, request, "pods", found)
 
     @routes.get("/<name:str>")
     async def get_one(request: Request, name: str) -> HTTPResponse:
-        await make_readable(store, request)
-        return thing_answer(store, request, _find(store, name))
+        return await read_one(store, request, lambda: _find(store, name))
 
     @routes.delete("/<name:str>")
     async def delete(request: Request, name: str) -> HTTPResponse:
@@ -44,9 +43,8 @@ def blueprint(store: Store) -> Blueprint:
     return routes
 
 
-def _candidates(store: Store, request: Request) -> Iterable[Pod]:
+def _candidates(store: Store, node: str | None, deployment: str | None) -> Iterable[Pod]:
     """Sorted by name; only those of one node or deployment where that is asked for."""
-    node, deployment = parameter(request, "node_name"), parameter(request, "deployment_name")
     if node:
         return store.tables.pods_of_node(node)
     if deployment:
