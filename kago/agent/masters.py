@@ -24,7 +24,7 @@ from kago.client.errors import ClientError, Problem
 from kago.client.walk import usable_urls
 from kago.clock import Clock
 from kago.core.model.node import NodeStatus
-from kago.core.model.pod import Pod
+from kago.core.model.pod import PHASE_ORDER, Pod
 from kago.core.model.report import Heartbeat, HeartbeatReply, PodReport, Registration, RegistrationReply, WatchEvent
 
 logger = logging.getLogger("kago.agent")
@@ -78,6 +78,8 @@ class Masters:
         self._dice = dice
         self._on_removed = on_removed
         self._acknowledged: dict[str, PodReport] = {}
+        self._unproved: dict[str, int] = {}
+        """Pods of the last acknowledgements, and the log index from which on the watch must show what was told."""
         self._news = asyncio.Event()
         self._heartbeat_s = FIRST_HEARTBEAT_S
         self._registered = False
@@ -183,6 +185,7 @@ class Masters:
         reply = await self._telling.heartbeat(self._registration.name, self._heartbeat(reports))
         self._check_epoch(reply.epoch)
         self._acknowledged.update({report.pod_id: report for report in reports})
+        self._unproved.update({report.pod_id: reply.index for report in reports})
         for pod_id in self._acknowledged.keys() - self._worker.said.keys():
             del self._acknowledged[pod_id]
         self._learn(reply)
@@ -288,6 +291,7 @@ class Masters:
                     raise _Behind("a server was removed: this may be it")
                 if view is None:
                     self._resume = max(self._resume or 0, event.complete)
+                    self._prove(self._resume)
                     if event.type == "heartbeat" and event.index < self._floor:
                         raise _Behind(f"this master is at index {event.index}, others were at {self._floor} {BEHIND_S:.0f} s ago")
 
@@ -304,11 +308,19 @@ class Masters:
         else:
             self._worker.forget(pod.id, index=event.index)
 
+    def _prove(self, index: int) -> None:
+        """The watch has come to `index`: what was acknowledged by then and is not shown was overtaken on its way to the acknowledgement."""
+        for pod_id in [pod_id for pod_id, least in self._unproved.items() if least <= index]:
+            del self._unproved[pod_id]
+            pod = self._worker.pod(pod_id)
+            if pod is not None:
+                self._compare(pod)
+
     def _compare(self, pod: Pod) -> None:
         """Say it again where the cluster believes what it was told before: a heartbeat that hung somewhere has come after a later one."""
         told = self._acknowledged.get(pod.id)
-        if told is None or told != self._worker.said.get(pod.id) or not pod.live:
-            return
+        if told is None or told != self._worker.said.get(pod.id) or not pod.live or PHASE_ORDER[told.status] < PHASE_ORDER[pod.status]:
+            return  # The last: a pod goes forward only, however often it is said to have gone back.
         if (pod.ready, pod.reason) != (told.ready, told.reason):
             del self._acknowledged[pod.id]
             self.news()

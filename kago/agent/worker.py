@@ -66,6 +66,10 @@ class Worker:
     def pods(self) -> tuple[Pod, ...]:
         return tuple(self._pods.values())
 
+    def pod(self, id: str) -> Pod | None:
+        """As it was wanted last."""
+        return self._pods.get(id)
+
     def wake(self) -> None:
         self._wake.set()
 

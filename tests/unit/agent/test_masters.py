@@ -1,6 +1,7 @@
 """What the agent says again, and what it does not."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from random import Random
 
@@ -22,13 +23,13 @@ from tests.unit.agent.things import a_pod
 SAID = PodReport(pod_id="p1", status=PodStatus.RUNNING, ready=True)
 
 
-def say_and_see(tmp_path: Path, *seen: Pod) -> list[int]:
-    """How many reports each heartbeat carries: one at first, one after each of these states of the pod has come on the watch."""
+def play(tmp_path: Path, scenario: Callable[[Masters, Worker], Awaitable[None]]) -> list[int]:
+    """How many reports each heartbeat carries; all are answered at index 7."""
     sent: list[int] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
         sent.append(len(msgspec.json.decode(request.content, type=Heartbeat).pods))
-        return httpx.Response(200, content=msgspec.json.encode(HeartbeatReply(index=1, epoch=1, heartbeat_s=1.0, lease_s=5.0, servers=())))
+        return httpx.Response(200, content=msgspec.json.encode(HeartbeatReply(index=7, epoch=1, heartbeat_s=1.0, lease_s=5.0, servers=())))
 
     async def run() -> None:
         clock = SystemClock()
@@ -38,19 +39,48 @@ def say_and_see(tmp_path: Path, *seen: Pod) -> list[int]:
             worker = Worker(notebook, {}, "n1", clock)
             masters = Masters(registration, notebook, worker, clock, telling=client, watching=client, dice=Random(1))
             worker.said = {"p1": SAID}
-            await masters._beat()
-            for pod in seen:
-                masters._take(WatchEvent(type="put", index=2, object=msgspec.to_builtins(pod)), None)
-                await masters._beat()
+            await scenario(masters, worker)
 
     asyncio.run(run())
     return sent
 
 
+LATE = msgspec.structs.replace(a_pod("p1"), node_name="n1", status=PodStatus.RUNNING, reason="Error")
+RIGHT = msgspec.structs.replace(LATE, ready=True, reason="")
+
+
 def test_what_the_cluster_has_otherwise_is_said_again(tmp_path: Path) -> None:
-    late = msgspec.structs.replace(a_pod("p1"), node_name="n1", status=PodStatus.RUNNING, reason="Error")
-    right = msgspec.structs.replace(late, ready=True, reason="")
-    assert say_and_see(tmp_path, right, late, right) == [1, 0, 1, 0]
+    async def scenario(masters: Masters, worker: Worker) -> None:
+        await masters._beat()
+        for pod in (RIGHT, LATE, RIGHT):
+            masters._take(WatchEvent(type="put", index=8, object=msgspec.to_builtins(pod)), None)
+            await masters._beat()
+
+    assert play(tmp_path, scenario) == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("shown", "index", "sent"),
+    [
+        (LATE, 7, [1, 1, 1]),
+        (LATE, 6, [1, 0, 0]),
+        (RIGHT, 7, [1, 0, 0]),
+        (msgspec.structs.replace(LATE, status=PodStatus.TERMINATING), 7, [1, 0, 0]),
+    ],
+    ids=["until it is shown", "not before the watch has come so far", "not where it is shown", "not what will never be believed"],
+)
+def test_what_was_overtaken_on_its_way_to_the_acknowledgement_is_said_again(
+    tmp_path: Path, shown: Pod, index: int, sent: list[int]
+) -> None:
+    """A heartbeat that hung came between ours and its answer: the watch showed its effect before the answer was here."""
+
+    async def scenario(masters: Masters, worker: Worker) -> None:
+        worker.want(shown, index=5)
+        for _ in sent:
+            await masters._beat()
+            masters._prove(index)
+
+    assert play(tmp_path, scenario) == sent
 
 
 def test_a_master_of_an_earlier_life_of_the_cluster_is_left(tmp_path: Path) -> None:
