@@ -46,6 +46,8 @@ class MemberStatus(Struct, frozen=True, kw_only=True):
     """Last raft log index known to be on its disk (0: unknown)."""
     contact_age_s: float | None = None
     """Seconds since this replica last heard it; None where it never did."""
+    answer_age_s: float | None = None
+    """Seconds since it last answered what this replica sent it as its leader; None where it never did."""
 
 
 class LogStatus(Struct, frozen=True, kw_only=True):

@@ -68,7 +68,7 @@ class MemoryLog:
             leader_contact_age_s=0.0,
             heard_by_leader=True,
             caught_up=True,
-            members=(MemberStatus(id=me, address=me, role="leader", raft_index=applied, contact_age_s=0.0),),
+            members=(MemberStatus(id=me, address=me, role="leader", raft_index=applied, contact_age_s=0.0, answer_age_s=0.0),),
         )
 
     def tell_leader(self, payload: bytes) -> bool:

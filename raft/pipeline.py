@@ -31,6 +31,7 @@ class Peer:
 
     __slots__ = (
         "acked_seq",
+        "answered_at",
         "blocked",
         "connected",
         "heard_at",
@@ -48,6 +49,8 @@ class Peer:
         """Answers to messages up to this one know nothing of the last rewind (H6)."""
         self.acked_seq = 0
         self.heard_at = NEVER
+        self.answered_at = NEVER
+        """When it last confirmed, in its leader's term, that it had heard this member lead."""
         self.connected = False
         self.learner = False
         self.blocked = False
@@ -222,6 +225,7 @@ class Pipeline:
             return
         state = self.peers[peer]
         state.answered(message.seq)
+        state.answered_at = state.heard_at
         if state.blocked and state.in_flight_bytes < WINDOW_BYTES:
             state.blocked = False
             self._unblocked.add(peer)

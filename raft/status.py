@@ -42,9 +42,12 @@ def status_of(
 def _member(seat: Seat, config: RaftConfig, engine: Engine, guard: Guard, role: Role, leader: str | None, now: float) -> MemberStatus:
     member, address = seat.id, guard.membership.address_of(seat.id)
     if member == config.me:
-        return MemberStatus(id=member, address=address, voter=seat.voter, role=str(role), raft_index=engine.last_index, contact_age_s=0.0)
+        return MemberStatus(
+            id=member, address=address, voter=seat.voter, role=str(role), raft_index=engine.last_index, contact_age_s=0.0, answer_age_s=0.0
+        )
     peer = guard.peers.get(member)
     age = None if peer is None or peer.heard_at == NEVER else now - peer.heard_at
+    answer_age = None if peer is None or peer.answered_at == NEVER else now - peer.answered_at
     if peer is None or not peer.connected or age is None or age > _DOWN_AFTER_S:
         known = "down"
     elif member == leader:
@@ -58,4 +61,5 @@ def _member(seat: Seat, config: RaftConfig, engine: Engine, guard: Guard, role: 
         role=known,
         raft_index=engine.match_index(member) if engine.is_leader else 0,
         contact_age_s=age,
+        answer_age_s=answer_age,
     )

@@ -27,7 +27,8 @@ _logger = logging.getLogger(__name__)
 TICK_S = 0.25
 """The longest sleep between two looks at the leases, so that a pause of our own is noticed."""
 ALONE_S = 0.5
-"""A server not heard for this long is away; servers hear each other several times as often."""
+"""A server that has not answered for this long is away; servers answer several times as often. One that is heard but does not hear us
+counts as away, too: agents leave it, and most of what it was told reaches nobody who leads."""
 IDLE_S = 0.1
 """Pause after a round whose commands all changed nothing."""
 BEATS_EVERY_S = 0.1
@@ -239,7 +240,7 @@ class Leader:
 
 
 def _is_alone(status: LogStatus) -> bool:
-    """Whether fewer servers than a majority were heard just now, ourselves among them."""
+    """Whether fewer servers than a majority answered just now, ourselves among them."""
     voters = [member for member in status.members if member.voter]
-    near = sum(member.contact_age_s is not None and member.contact_age_s < ALONE_S for member in voters)
+    near = sum(member.answer_age_s is not None and member.answer_age_s < ALONE_S for member in voters)
     return 2 * near <= len(voters)

@@ -46,6 +46,8 @@ class Ledger(Books):
         self.trouble_s: Callable[[str], float] = lambda node: 0.0
         """Seconds of the last lease in which a node itself could not have been heard; the nemesis knows."""
         self.trouble_needed_s = 2.0
+        self._trouble_then: dict[bytes, dict[str, float]] = {}
+        """When a verdict was proposed, whose entry may be committed much later and by the next leader."""
         self.has_container: Callable[[str, str], bool] = lambda node, pod_id: False
         self._entry = b""
         self._known = 0
@@ -55,6 +57,8 @@ class Ledger(Books):
 
     def proposed(self, entry: bytes, operation: str) -> None:
         self.history.proposed(entry, operation)
+        if b"MarkNodes" in entry:
+            self._trouble_then[entry] = {name: self.trouble_s(name) for name in self.nodes}
 
     def entering(self, entry: bytes) -> None:
         self._entry = entry
@@ -109,7 +113,7 @@ class Ledger(Books):
             self.nodes[node.name] = (node.id, node.incarnation)
         before = change.before
         lost = node.status is NodeStatus.UNKNOWN and not (isinstance(before, Node) and before.status is NodeStatus.UNKNOWN)
-        trouble_s = self.trouble_s(node.name)
+        trouble_s = self._trouble_then.get(self.entries[index], {}).get(node.name, 0.0)
         if lost and trouble_s < self.trouble_needed_s:
             self._world.violate("lost-without-cause", f"{index}: {node.name} is given up after {trouble_s:.1f} s of trouble in a lease")
 

@@ -40,6 +40,17 @@ def test_a_path_that_fails_in_one_direction_is_gone_round_though_its_connection_
     assert cluster.replicas[leader].engine.term == term, "nobody was unseated for it"
 
 
+def test_a_leader_that_is_not_heard_gets_no_answers_though_it_hears() -> None:
+    cluster = Cluster()
+    leader, (follower, third) = cluster.leader(), cluster.followers()
+    cluster.mute |= {(leader, follower), (leader, third)}
+    cluster.run(0.9)
+    members = {member.id: member for member in cluster.replicas[leader].status().members}
+    for peer in (follower, third):
+        heard_s, answered_s = members[peer].contact_age_s, members[peer].answer_age_s
+        assert heard_s is not None and answered_s is not None and heard_s < 0.9 <= answered_s + 0.1
+
+
 def test_a_way_round_is_left_once_the_path_carries_again() -> None:
     cluster = Cluster()
     leader, (follower, third) = cluster.leader(), cluster.followers()
