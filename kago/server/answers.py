@@ -253,14 +253,20 @@ class Standing:
         self._store = store
         self._index = -1
         self._until = 0.0
+        self._values: dict[str, str] = {}
         self._lines = b""
 
-    def lines(self) -> bytes:
-        """As they stand in an answer's head."""
+    def values(self) -> dict[str, str]:
         store, now = self._store, self._store.clock.monotonic()
         if store.tables.index != self._index or now >= self._until:
             self._index, self._until = store.tables.index, now + STANDING_S
-            self._lines = "".join(f"{name}: {value}\r\n" for name, value in header_values(store).items()).encode()
+            self._values, self._lines = header_values(store), b""
+        return self._values
+
+    def lines(self) -> bytes:
+        """As they stand in an answer's head."""
+        values = self.values()
+        self._lines = self._lines or "".join(f"{name}: {value}\r\n" for name, value in values.items()).encode()
         return self._lines
 
 

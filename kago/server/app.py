@@ -29,7 +29,7 @@ from kago.core.state.commands import SCHEMA_VERSION, RegisterServer
 from kago.security.keyring import KeyringError
 from kago.security.tokens import Token
 from kago.server.access import Access
-from kago.server.answers import STOPPING, Standing, header_values, problem
+from kago.server.answers import STOPPING, Standing, problem
 from kago.server.checks import Checks, warn
 from kago.server.credentials import join_cluster, open_credentials
 from kago.server.gate import Connection, Gate, Limits, explain_timeout
@@ -208,7 +208,8 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
     )
     app.ctx.gate = Gate(server.limits, server.clock.monotonic)
     metrics, store, secured, access = Metrics(server.store), server.store, server.credentials, server.access
-    repeats = app.ctx.repeats = Repeats(store, access, Standing(store), metrics)
+    standing = Standing(store)
+    repeats = app.ctx.repeats = Repeats(store, access, standing, metrics)
     reports = Reports(store)
     parts = [
         deployments.blueprint(store),
@@ -234,7 +235,7 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
 
     @app.on_response  # type: ignore[untyped-decorator]
     async def finish(request: Request, response: HTTPResponse) -> None:
-        response.headers.update(header_values(store))
+        response.headers.update(standing.values())
         now = server.clock.monotonic()
         metrics.answered(request.method, response.status, now - getattr(request.ctx, "began", now))
         repeats.learn(request, response)

@@ -1,7 +1,8 @@
 """What makes a spec wrong beyond its types: limits, names and combinations, each error with the path of its field."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from operator import attrgetter
 
 import msgspec
 from msgspec import Struct
@@ -46,21 +47,11 @@ class FieldError(Struct, frozen=True, kw_only=True):
     detail: str
 
 
-def check_spec(spec: DeploymentSpec) -> tuple[FieldError, ...]:
-    """Everything wrong with a spec whose types are right; empty when it may be taken."""
-    errors = (
-        *_check_name("/name", spec.name),
-        *_check_range("/replicas", spec.replicas, 0, MAX_REPLICAS),
-        *_check_program(spec),
-        *_check_resources("/resources", spec.resources),
-        *_check_env(spec.env),
-        *_check_labels("/labels", spec.labels),
-        *_check_labels("/node_selector", spec.node_selector),
-        *_check_range("/stop_grace_s", spec.stop_grace_s, 0, MAX_SECONDS),
-        *_check_rolling_update(spec.rolling_update),
-    )
+def check_spec(spec: DeploymentSpec, *, known: DeploymentSpec | None = None) -> tuple[FieldError, ...]:
+    """Everything wrong with a spec whose types are right; empty when it may be taken. What it shares with `known` was taken before."""
+    errors = [error for fields, check in _CHECKS if known is None or fields(spec) != fields(known) for error in check(spec)]
     # Text that cannot be encoded is among the errors already, so the size is asked for only where it can be told.
-    return errors or tuple(_check_size(spec))
+    return tuple(errors) or tuple(_check_size(spec))
 
 
 def check_registration(registration: Registration) -> tuple[FieldError, ...]:
@@ -177,6 +168,20 @@ def _check_size(spec: DeploymentSpec) -> Iterator[FieldError]:
     size = len(msgspec.msgpack.encode({name: getattr(spec, name) for name in SPEC_FIELDS}))
     if size > MAX_SPEC_BYTES:
         yield FieldError(pointer="", detail=f"the spec is {size} bytes long, at most {MAX_SPEC_BYTES} are taken")
+
+
+_CHECKS: tuple[tuple[Callable[[DeploymentSpec], object], Callable[[DeploymentSpec], Iterator[FieldError]]], ...] = (
+    (attrgetter("name"), lambda spec: _check_name("/name", spec.name)),
+    (attrgetter("replicas"), lambda spec: _check_range("/replicas", spec.replicas, 0, MAX_REPLICAS)),
+    (attrgetter("runtime", "image", "command", "args"), _check_program),
+    (attrgetter("resources"), lambda spec: _check_resources("/resources", spec.resources)),
+    (attrgetter("env"), lambda spec: _check_env(spec.env)),
+    (attrgetter("labels"), lambda spec: _check_labels("/labels", spec.labels)),
+    (attrgetter("node_selector"), lambda spec: _check_labels("/node_selector", spec.node_selector)),
+    (attrgetter("stop_grace_s"), lambda spec: _check_range("/stop_grace_s", spec.stop_grace_s, 0, MAX_SECONDS)),
+    (attrgetter("rolling_update"), lambda spec: _check_rolling_update(spec.rolling_update)),
+)
+"""What is looked at together, and how."""
 
 
 def _escaped(key: str) -> str:

@@ -1,5 +1,7 @@
 """What users ask of deployments."""
 
+from operator import attrgetter
+
 from msgspec.structs import replace
 
 from kago.core.model.deployment import SPEC_FIELDS, TEMPLATE_FIELDS, Deployment
@@ -7,6 +9,8 @@ from kago.core.model.validation import check_spec
 from kago.core.state.commands import CreateDeployment, DeleteDeployment, UpdateDeployment
 from kago.core.state.handlers.draft import Draft, invalid
 from kago.core.state.rejections import Accepted, Refusal, Rejection, Reply
+
+_template_of = attrgetter(*TEMPLATE_FIELDS)
 
 
 def create(draft: Draft, command: CreateDeployment) -> Reply:
@@ -25,11 +29,11 @@ def update(draft: Draft, command: UpdateDeployment) -> Reply:
     if isinstance(deployment, Rejection):
         return deployment
     updated = replace(deployment, **command.patch.changes(deployment))
-    if errors := check_spec(updated):
+    if errors := check_spec(updated, known=deployment):
         return invalid(errors)
     if updated == deployment:
         return Accepted(name=deployment.name, version=deployment.version)
-    if any(getattr(updated, name) != getattr(deployment, name) for name in TEMPLATE_FIELDS):
+    if _template_of(updated) != _template_of(deployment):
         updated = replace(updated, revision=deployment.revision + 1, updated_replicas=0)
     draft.put_deployment(replace(updated, spec_version=draft.index))
     return Accepted(name=deployment.name, version=draft.index)

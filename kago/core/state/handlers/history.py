@@ -1,6 +1,8 @@
 """The history of what users did: one more change of the entries they caused, and the oldest record's end where there are too many."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from operator import attrgetter
 
 from kago.core.model.deployment import SPEC_FIELDS, Deployment
 from kago.core.model.history import ChangeRecord
@@ -19,6 +21,7 @@ MAX_CALLER = 200
 """Characters kept of an actor or a source."""
 _PLAIN = ("image", "replicas", "resources", "rolling_update", "runtime", "network", "pull_policy", "stop_grace_s", "scheduler")
 """Fields whose values are told; a command, environment or label may hold what is nobody's business."""
+_spec_of = attrgetter(*SPEC_FIELDS)
 _VERBS: Mapping[type[c.Command], str] = {
     c.CreateDeployment: "created", c.UpdateDeployment: "updated", c.DeleteDeployment: "deleted", c.DeletePod: "deleted",
     c.DeleteNode: "deleted", c.CreateToken: "created", c.RevokeToken: "revoked",
@@ -40,7 +43,7 @@ def record(
     made = ChangeRecord(
         index=index, version=index, at=at, actor=actor[:MAX_CALLER], source=source[:MAX_CALLER], verb=verb, name=name, summary=_cut(summary)
     )
-    evicted = [Removed(tables.history[oldest]) for oldest in list(tables.history)[: max(0, len(tables.history) + 1 - MAX_RECORDS)]]
+    evicted = [Removed(oldest) for oldest in islice(tables.history.values(), max(0, len(tables.history) + 1 - MAX_RECORDS))]
     return [Put(made), *evicted]
 
 
@@ -90,13 +93,12 @@ def _subject(command: c.AnyCommand, changes: Sequence[Change]) -> tuple[str, Thi
 
 
 def _differences(before: Thing | None, after: Deployment) -> Iterator[str]:
-    for name in SPEC_FIELDS:
-        value = getattr(after, name)
-        if not isinstance(before, Deployment):
-            if name in ("image", "replicas"):
-                yield f"{name} {value}"
-        elif getattr(before, name) != value:
-            yield f"{name} {_short(getattr(before, name))} -> {_short(value)}" if name in _PLAIN else f"{name} changed"
+    if not isinstance(before, Deployment):
+        yield from (f"image {after.image}", f"replicas {after.replicas}")
+        return
+    for name, was, value in zip(SPEC_FIELDS, _spec_of(before), _spec_of(after), strict=True):
+        if was != value:
+            yield f"{name} {_short(was)} -> {_short(value)}" if name in _PLAIN else f"{name} changed"
 
 
 def _short(value: object) -> str:
