@@ -26,16 +26,17 @@ class Applier:
 
     def apply(self, payload: bytes) -> None:
         """Apply the proposals of one committed entry."""
-        replies, proposals = self._replies, self._proposals
+        replies, dedupe = self._replies, self._dedupe
+        find, record, execute, answered = replies.find, replies.record, self._machine.apply, self._proposals.applied
         for request_id, entry, seen in decode_batch(payload).proposals:
-            reply = replies.find(request_id) if self._dedupe else None
+            reply = find(request_id) if dedupe else None
             if reply is None:
-                if self._dedupe and seen < replies.forgotten:
-                    proposals.applied(request_id, OutcomeUnknown("it came so late that nobody can tell whether it was applied before"))
+                if dedupe and seen < replies.forgotten:
+                    answered(request_id, OutcomeUnknown("it came so late that nobody can tell whether it was applied before"))
                     continue
-                replies.applied += 1
-                reply = replies.record(request_id, self._machine.apply(replies.applied, entry))
-            proposals.applied(request_id, reply)
+                replies.applied = index = replies.applied + 1
+                reply = record(request_id, execute(index, entry))
+            answered(request_id, reply)
 
     # -- those who wait for an index -------------------------------------------------------------------------------
 

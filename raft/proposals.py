@@ -5,6 +5,7 @@ id. Until its deadline it is sent again, under the same id, to whoever leads. Wh
 comes decides the error: never out of this process means certainly not done, anything else means unknown.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 from raft.contract import RaftConfig, Reply
@@ -49,7 +50,7 @@ class Proposals:
         self._log_term = -1
         self._target: tuple[str, int] | None = None
         self._round = guard.random.randrange(FIRST_NUMBERS)
-        self._rounds: dict[int, list[bytes]] = {}
+        self._rounds: OrderedDict[int, list[bytes]] = OrderedDict()
         self._checked_at = 0.0
         self._sent = 0
         self._resolved: list[tuple[Done, Reply | LogError]] = []
@@ -158,7 +159,7 @@ class Proposals:
             for request_id in ids:
                 self._pending[request_id].rounds.add(self._round)
             if len(self._rounds) > _MAX_ROUNDS:
-                del self._rounds[next(iter(self._rounds))]
+                self._rounds.popitem(last=False)
             self._guard.emit(leader, Submit(round=self._round, proposals=batch))
 
     def _check(self, now: float) -> None:

@@ -6,6 +6,7 @@ applied when it was first sent: once the table no longer reaches back to there, 
 is passed over instead of being applied twice.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 
 import msgspec
@@ -37,7 +38,8 @@ class Replies:
         self.forgotten = 0
         """Index of the newest answer thrown away."""
         self._limit = limit
-        self._replies: dict[bytes, Reply] = {}
+        self._replies: OrderedDict[bytes, Reply] = OrderedDict()
+        """The oldest first. In a plain dict it would have to be looked for behind all the places that those before it left."""
 
     def find(self, request_id: bytes) -> Reply | None:
         return self._replies.get(request_id)
@@ -47,7 +49,7 @@ class Replies:
         reply = Reply(self.applied, result)
         self._replies[request_id] = reply
         if len(self._replies) > self._limit:
-            self.forgotten = self._replies.pop(next(iter(self._replies))).index
+            self.forgotten = self._replies.popitem(last=False)[1].index
         return reply
 
     def capture(self) -> tuple[int, int, list[tuple[bytes, Reply]]]:
@@ -59,11 +61,11 @@ class Replies:
         header = _header_decoder.decode(next(chunks))
         if header.version != 1:
             raise ValueError(f"snapshot of unknown version {header.version}")
-        replies = {
-            request_id: Reply(index, result)
+        replies = OrderedDict(
+            (request_id, Reply(index, result))
             for _ in range(header.replies)
             for request_id, index, result in _chunk_decoder.decode(next(chunks))
-        }
+        )
         self.applied, self.forgotten, self._replies = header.applied, header.forgotten, replies
 
 

@@ -4,6 +4,7 @@ The indexes beside the tables (pods of a deployment, of a node, without a node) 
 disagree with the tables and a snapshot need not hold them.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable
 
 from kago.core.model.cluster import Cluster, Server
@@ -28,7 +29,8 @@ class Tables:
         self.tokens: dict[str, Token] = {}
         self.removals: dict[str, Removal] = {}
         """By role/name."""
-        self.history: dict[int, ChangeRecord] = {}
+        self.history: OrderedDict[int, ChangeRecord] = OrderedDict()
+        """The oldest first, found at once however many before it are gone."""
         """By index, in its order: the last ones."""
         self.unplaced_ids: dict[str, None] = {}
         """Ids of live pods without a node. Its order is history's: sort by pod name before it reaches a change."""
