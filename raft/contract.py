@@ -249,7 +249,7 @@ class RaftConfig(Struct, frozen=True, kw_only=True):
     rejoin: bool = False
     """This member's data directory was lost on purpose or by accident: come back as a learner until caught up."""
     election_min_s: float = 0.3
-    election_max_s: float = 0.6
+    election_max_s: float = 0.42
     heartbeat_s: float = 0.08
     leader_fallback_s: float = 1.2
     """A leader that heard no majority for this long steps down."""
