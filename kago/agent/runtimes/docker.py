@@ -12,7 +12,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -37,7 +37,7 @@ CALL_S = 5
 ACT_S = 60
 """Deadline of creating, starting and removing: these touch its disk."""
 REFRESH_S = 30.0
-"""Containers are inspected anew this often even where no event told of a change."""
+"""All containers are listed and inspected anew this often; between that the engine's events say which to look at."""
 RECONNECT_S = 1.0
 STAMP_S = 0.5
 """The engine notes when a container started this much later at most; by then it may have written something. Less than any restart delay."""
@@ -62,10 +62,13 @@ class DockerRuntime:
         self._owner: Owner | None = None
         self._changed: Callable[[], None] = lambda: None
         self._seen: dict[str, Observed] = {}
-        """Inspected containers by id, until an event or their age says look again."""
+        """All containers by id, as they were last inspected."""
         self._seen_at = 0.0
-        self._stirred: set[str] = set()
-        """Containers of which an event came while they were looked at ("": any)."""
+        """When all were listed (monotonic)."""
+        self._stirred = {""}
+        """Containers to be looked at again ("": all of them)."""
+        self._cpus = 0
+        """Of the engine's machine; 0 until it was asked since its events were last followed."""
         self._moved: dict[str, asyncio.Event] = {}
         """Set when the engine tells of a container that somebody waits for."""
         self._closed = threading.Event()
@@ -86,15 +89,19 @@ class DockerRuntime:
         threading.Thread(target=self._listen, args=(asyncio.get_running_loop(),), name="docker-events", daemon=True).start()
 
     async def list(self) -> tuple[Observed, ...]:
-        if time.monotonic() - self._seen_at > REFRESH_S:
-            self._seen, self._seen_at = {}, time.monotonic()
-        known, self._stirred = self._seen.copy(), set()
+        now, known, stirred = time.monotonic(), self._seen, self._stirred
+        anew = "" in stirred or now - self._seen_at > REFRESH_S
+        self._stirred = set()
         try:
-            found = await self._call(self._looking, lambda: self._look(known))
-        except APIError as error:
-            raise EngineUnavailable(explain(error)) from error
-        self._seen = {} if "" in self._stirred else {ref: one for ref, one in found.items() if ref not in self._stirred}
-        return tuple(found.values())
+            self._seen = await self._call(self._looking, lambda: self._look({}, self._listed()) if anew else self._look(known, stirred))
+        except BaseException as error:
+            self._stirred.add("")
+            if isinstance(error, APIError):
+                raise EngineUnavailable(explain(error)) from error
+            raise
+        if anew:
+            self._seen_at = now
+        return tuple(self._seen.values())
 
     async def prepare(self, pod: Pod, progress: Progress) -> None:
         if any(one.pod_id == pod.id for one in self._seen.values()):
@@ -102,8 +109,9 @@ class DockerRuntime:
         await self._images.provide(pod.image, pod.pull_policy, progress)
 
     async def start(self, pod: Pod) -> None:
-        ref = await self._call(self._acting, lambda: self._start(pod))
-        self._seen.pop(ref, None)
+        known = next((one.ref for one in self._seen.values() if one.pod_id == pod.id), None)
+        ref = await self._call(self._acting, lambda: self._start(pod, known))
+        self._stirred.add(ref)
 
     async def remove(self, ref: str, grace_s: float) -> None:
         try:
@@ -117,7 +125,7 @@ class DockerRuntime:
         except APIError as error:
             raise RuntimeFailed("StopError", explain(error)) from error
         finally:
-            self._seen.pop(ref, None)
+            self._stirred.add(ref)
             self._changed()
 
     async def last_output(self, ref: str) -> str:
@@ -144,18 +152,17 @@ class DockerRuntime:
                 self._clients[timeout_s] = docker.APIClient(**options, version="auto", timeout=timeout_s, max_pool_size=16)
             return self._clients[timeout_s]
 
-    def _look(self, known: dict[str, Observed]) -> dict[str, Observed]:
-        engine = self._engine(CALL_S)
-        found: dict[str, Observed] = {}
-        for summary in engine.containers(all=True, filters={"label": [*self._mine()]}):
-            ref = summary["Id"]
-            seen = known.get(ref)
-            if seen is None or seen.running != (summary["State"] in ("running", "paused")):
-                try:
-                    seen = observed_from(engine.inspect_container(ref))
-                except NotFound:
-                    continue
-            found[ref] = seen
+    def _listed(self) -> Iterable[str]:
+        return [str(one["Id"]) for one in self._engine(CALL_S).containers(all=True, filters={"label": [*self._mine()]})]
+
+    def _look(self, known: Mapping[str, Observed], refs: Iterable[str]) -> dict[str, Observed]:
+        """What is known, and these as they are now."""
+        engine, found = self._engine(CALL_S), dict(known)
+        for ref in refs:
+            try:
+                found[ref] = observed_from(engine.inspect_container(ref))
+            except NotFound:
+                found.pop(ref, None)
         return found
 
     def _mine(self, pod_id: str | None = None) -> tuple[str, ...]:
@@ -164,15 +171,18 @@ class DockerRuntime:
         pod = () if pod_id is None else (f"{POD}={pod_id}",)
         return (f"{CLUSTER}={self._owner.cluster_id}", f"{AGENT}={self._owner.agent_id}", *pod)
 
-    def _start(self, pod: Pod) -> str:
+    def _start(self, pod: Pod, known: str | None) -> str:
+        """`known`: its container, when they were last looked at. One that runs may be started again: the engine lets it be."""
         engine = self._engine(ACT_S)
-        there = engine.containers(all=True, filters={"label": [*self._mine(pod.id)]})
-        running = [one["Id"] for one in there if one["State"] == "running"]
-        if running:
-            return str(running[0])
-        ref = str(there[0]["Id"]) if there else self._create(engine, pod)
+        ref = known or self._create(engine, pod)
         try:
-            engine.start(ref)
+            try:
+                engine.start(ref)
+            except NotFound:
+                if known is None:
+                    raise
+                ref = self._create(engine, pod)
+                engine.start(ref)
         except APIError as error:
             raise RuntimeFailed("StartError", explain(error)) from error
         return ref
@@ -205,7 +215,8 @@ class DockerRuntime:
         if owner is None:
             raise EngineUnavailable("the runtime is not open")
         # an engine refuses more CPUs than the machine has, while a node may promise more than that
-        millis = min(pod.resources.cpu_millis, int(engine.info().get("NCPU", 0) or 1_000_000) * 1000)
+        self._cpus = self._cpus or int(engine.info().get("NCPU", 0) or 1_000_000)
+        millis = min(pod.resources.cpu_millis, self._cpus * 1000)
         limits = engine.create_host_config(
             nano_cpus=millis * 1_000_000,
             mem_limit=pod.resources.memory_mb * MIB,
@@ -290,6 +301,7 @@ class DockerRuntime:
         while not self._closed.is_set():
             try:
                 self._stream = self._engine(CALL_S).events(filters={"type": "container", "label": [*self._mine()]}, decode=True)
+                self._cpus = 0
                 self._tell(loop, None)  # whatever happened before
                 for event in self._stream:
                     if not str(event.get("Action", "")).startswith("exec_"):
@@ -306,12 +318,8 @@ class DockerRuntime:
 
     def _on_event(self, ref: str | None) -> None:
         self._stirred.add(ref or "")
-        if ref is None:
-            self._seen = {}
-        else:
-            self._seen.pop(ref, None)
-            if ref in self._moved:
-                self._moved[ref].set()
+        if ref in self._moved:
+            self._moved[ref].set()
         self._changed()
 
     async def _call(self, threads: Threads, call: Callable[[], T]) -> T:

@@ -5,6 +5,7 @@ A pull cannot be broken off without losing what it has, so a pod that is no long
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -22,6 +23,8 @@ PULLS = 4
 CALL_S = 5
 SILENCE_S = 180.0
 """A pull that shows no progress for this long is taken as failed."""
+FOUND_S = 1.0
+"""So long an image that was there is taken to be there still: the pods of a deployment come together."""
 MB = 1_000_000
 
 
@@ -38,11 +41,15 @@ class Images:
         self._pulling = Threads(PULLS, "docker-pull")
         self._asking = Threads(2, "docker-image")
         self._pulls: dict[str, _Pull] = {}
+        self._found, self._found_at = "", 0.0
 
     async def provide(self, image: str, policy: PullPolicy, progress: Progress) -> None:
         """Returns when the engine has it. RuntimeFailed (ErrImagePull, ErrImageNeverPull), EngineUnavailable."""
         if policy is not PullPolicy.ALWAYS:
+            if self._found == image and time.monotonic() - self._found_at < FOUND_S:
+                return
             if await self._asking.run(lambda: self._there(image)):
+                self._found, self._found_at = image, time.monotonic()
                 return
             if policy is PullPolicy.NEVER:
                 raise RuntimeFailed("ErrImageNeverPull", f"the image {image} is not on this node and pull_policy is never")
