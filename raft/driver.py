@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from random import Random, SystemRandom
+from random import Random
 from ssl import SSLContext
 
 from raft.contract import Clock, RaftConfig, StateMachine
@@ -146,7 +146,7 @@ async def open_replica(
     """Start the replica of `data_dir` on the running event loop. StartRefused, OSError where the port cannot be bound."""
     if len({server_ssl is None, client_ssl is None, peer_name is None}) > 1:
         raise StartRefused("encryption needs a server's and a client's context and the name in a certificate")
-    dice = random or SystemRandom()
+    dice = random or Random()  # seeded by the system; nothing that is drawn is a secret
     wire = AsyncioWire(clock=clock, random=dice, server_ssl=server_ssl, client_ssl=client_ssl, peer_name=peer_name, insecure=insecure)
     snapshots = ThreadPoolExecutor(1, thread_name_prefix="snapshot")
     disk = FileDisk(data_dir)

@@ -2,7 +2,8 @@
 
 It moves in steps: `work` hears what came in, ticks PySyncObj, appends and applies; `sync` makes the journal durable; `flush` lets the
 consequences out: messages, answers, news. Nothing that depends on an entry, a term or a vote leaves before its sync, and one
-sync covers everything of a step. Production drives the steps from the event loop (`driver.py`), the simulation by hand.
+sync covers everything of a step. A leader's entries claim nothing but its term: they leave before, and all disks write them
+at the same time. Production drives the steps from the event loop (`driver.py`), the simulation by hand.
 """
 
 import logging
@@ -26,7 +27,8 @@ from raft.handover import HandOver
 from raft.identity import IDENTITY_USED, REMOVED, Identity
 from raft.journal import Journal
 from raft.membership import Membership
-from raft.messages import Malformed, Message, Relayed, Told, decode
+from raft.messages import Malformed, Relayed, Told, decode
+from raft.outbox import Outbox
 from raft.pipeline import NEVER
 from raft.prevote import PreVotes
 from raft.proposals import Proposals
@@ -62,7 +64,7 @@ class Member:
         """Called when there is something to do before `deadline`."""
         self._wire, self._clock, self._random, self._on_fatal = wire, clock, random, on_fatal
         self._halted: LogError | None = None
-        self._out: list[tuple[str, Message]] = []
+        self.outbox = Outbox()
         self._inbox: deque[tuple[str, bytes]] = deque()
         self._told: deque[tuple[str, bytes]] = deque()
         self._promised = clock.monotonic()
@@ -76,7 +78,7 @@ class Member:
         asked, self.config = config, structs.replace(config, me=self.identity.id)
         config = self.config
         self.replies = Replies(config.max_replies)
-        self.guard = Guard(config, self.membership, clock=clock, random=random, emit=self._emit)
+        self.guard = Guard(config, self.membership, clock=clock, random=random, emit=self.outbox.emit)
         self.guard.learner = self.identity.learner and self.guard.on("learner")
         self.proposals = Proposals(config, self.guard, self.replies)
         self.hand_over = HandOver(self.guard, self.proposals)
@@ -101,6 +103,7 @@ class Member:
         self.reads = Reads(self.guard, lambda: self.replies.applied)
         self.graduation = Graduation(self.guard, self.reads, self.identity, sync=self._synced_or_halted, halt=self.halt)
         self.router = Router(config.me, wire, self._reachable)
+        self.outbox.attach(self.guard, self.router)
         self.engine = Engine(config, self, journal=self.journal, serializer=self.serializer, clock=clock, random=random)
         self.guard.attach(self.engine, self.serializer)
         self.membership.on_change = self._members_changed
@@ -223,7 +226,7 @@ class Member:
         self._wire.start(self)
 
     def work(self) -> None:
-        """Hear, tick, append, apply; nothing leaves yet."""
+        """Hear, tick, append, apply; nothing leaves yet but a leader's entries."""
         if self._halted is not None:
             return
         now = self._clock.monotonic()
@@ -244,6 +247,8 @@ class Member:
                     self.engine.send_log()
                 self.guard.pipeline.send_unblocked()
             self.router.step(now, self.engine.leader)
+            if self.journal.dirty:
+                self.outbox.send_log()
         except (LogError, OSError) as error:
             self.halt(error if isinstance(error, LogError) else LogHalted(f"the data directory cannot be written: {error}"))
         except Exception as error:
@@ -257,15 +262,14 @@ class Member:
     def sync(self) -> None:
         """Make the journal durable; may run on another thread while nothing else enters the replica."""
         self.journal.sync()
+        self.outbox.synced()
 
     def flush(self) -> None:
         """Let out what the step led to."""
-        out, self._out = self._out, []
         if self._halted is not None:
+            self.outbox.clear()
             return
-        for peer, message in out:
-            if peer in self.guard.peers and not self.router.send(peer, message):
-                self.guard.peers[peer].forget_flight()
+        self.outbox.flush()
         self.proposals.flush()
         self.reads.flush()
         self.changes.flush()
@@ -305,7 +309,7 @@ class Member:
         now, engine = self._clock.monotonic(), self.engine
         if (
             self._inbox
-            or self._out
+            or self.outbox
             or self._told
             or (engine.is_leader and not self.membership.other_voters and engine.commit_index < engine.last_index)
         ):
@@ -344,9 +348,6 @@ class Member:
     def _on_told(self, peer: str, message: Told) -> None:
         self._told.append((peer, message.payload))
 
-    def _emit(self, peer: str, message: Message) -> None:
-        self._out.append((peer, message))
-
     def _excuse_stall(self, now: float) -> None:
         """This process itself was not running: that says nothing about the leader, so give it another chance."""
         if now - self._promised > 0.5 * self.config.election_min_s:
@@ -360,7 +361,7 @@ class Member:
         if self._halted is not None:
             return
         self._halted = error
-        self._out.clear()
+        self.outbox.clear()
         if not (isinstance(error, LogHalted) and str(error) == "closed"):
             _logger.critical("server %s halts: %s", self.config.me, error)
         told = error if isinstance(error, LogHalted) else LogHalted(str(error))

@@ -96,7 +96,7 @@ class Replica(Member):
         if leader == self.config.me:
             self._told.append((leader, payload))
         elif self.router.is_heard(leader):
-            self._emit(leader, Told(payload=payload))
+            self.outbox.emit(leader, Told(payload=payload))
         else:
             return False
         self.on_wake()

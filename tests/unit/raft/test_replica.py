@@ -8,7 +8,6 @@ import pytest
 from raft.contract import RaftConfig, Role
 from raft.errors import LogHalted, NoLeader, OutcomeUnknown, QueueFull, StartRefused, TooLarge
 from raft.memory import MemoryLog
-from raft.messages import AppendEntries, decode
 
 from .cluster import MEMBERS, Cluster, FakeClock, ListMachine, MemoryDisk
 
@@ -55,20 +54,6 @@ def test_the_same_request_waiting_twice_is_answered_twice_and_applied_once() -> 
     outcomes = [cluster.propose(member, b"x", request_id=b"0123456789abcdef") for member in ("a:1", "a:1", "b:1", "c:1")]
     cluster.until(lambda: all(outcome.told for outcome in outcomes))
     assert {outcome.reply.index for outcome in outcomes} == {1}
-
-
-def test_nothing_leaves_before_the_sync() -> None:
-    cluster = Cluster()
-    leader = cluster.leader()
-    cluster.run(0.2)
-    replica, wire = cluster.replicas[leader], cluster.wires[leader]
-    cluster.propose(leader, b"x")
-    wire.sent.clear()
-    replica.work()
-    assert replica.dirty and not wire.sent
-    replica.sync()
-    replica.flush()
-    assert any(isinstance(decode(frame), AppendEntries) for _, frame in wire.sent)
 
 
 def test_a_killed_leader_is_replaced_at_once_and_nothing_acknowledged_is_lost() -> None:

@@ -29,7 +29,7 @@ def test_is_not_installed_over_what_was_acknowledged() -> None:
     replica = behind()
     replica.guard.on_snapshot("b:1", chunk(8, 0))
     assert (replica.engine.last_index, replica.engine.commit_index) == (12, 8)
-    (_, ack), *_ = [item for item in replica._out if type(item[1]).__name__ == "Ack"]
+    (_, ack), *_ = [item for item in replica.outbox._held if type(item[1]).__name__ == "Ack"]
     assert (ack.next_index, ack.success, ack.reset) == (9, True, False)  # type: ignore[union-attr]
     assert "snapshot.incoming" not in replica.store._disk.list()
 
