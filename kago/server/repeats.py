@@ -98,8 +98,8 @@ class Repeats:
     def _answer(self, known: _Known, began: float) -> bytes | None:
         try:
             content = known.read.content()
-        except Refused:
-            return None  # It is gone.
+        except Exception:
+            return None  # It is gone, or there is a bug: asked the usual way it is said which.
         self._metrics.answered("GET", 200, self._store.clock.monotonic() - began)
         return b"HTTP/1.1 200 OK\r\n" + self._standing.lines() + content
 
