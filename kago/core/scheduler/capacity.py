@@ -1,14 +1,15 @@
 """What every node has free, and for each shape of pod the nodes in the order of their scores, kept from round to round.
 
 Scoring every node for every pod would cost pods x nodes. Here a placement or a changed node is one line in a journal; a ranking
-reads the lines it has not seen before it answers, so that a pod costs what changed since the last one of its shape.
+reads the lines it has not seen before it answers, so that pods cost what changed since the last ones of their shape. Pods that are
+alike are asked for at once.
 """
 
 from collections.abc import Iterator
-from heapq import heapify, heappop, heappush, heapreplace
+from heapq import heappop, heappush, heapreplace
 
 from kago.core.model.node import Node
-from kago.core.scheduler.filters import Room, Shape, accepts
+from kago.core.scheduler.filters import Offers, Room, Shape
 from kago.core.scheduler.scores import SCORES, SPREADING
 
 MAX_RANKED = 500_000
@@ -24,38 +25,46 @@ class Capacity:
         self.rooms: dict[str, Room] = {}
         self.grown = False
         """A node may take a pod now that it did not take before. Whoever looks again at refused pods sets it back."""
-        self.rounds = 0
         self.journal: list[str] = []
         """Names of changed nodes, in order, since the rankings were last dropped."""
-        self._held: dict[tuple[str, str], int] = {}
+        self._held: dict[str, dict[str, int]] = {}
+        self._offers: dict[tuple[object, ...], Offers] = {}
         self._rankings: dict[Shape, Ranking] = {}
 
     def put(self, name: str, node: Node | None) -> None:
         """Take over what a node is now; None: it is gone."""
         before = self.rooms.pop(name, None)
         if node is not None:
-            room = self.rooms[name] = Room(node)
+            room = Room(node, before.offers if before is not None and before.offers.are_of(node) else self._offers_of(node))
+            self.rooms[name] = room
+            if before is not None and room.is_like(before):
+                # As it was planned to be: rankings know it already.
+                return
             self.grown = self.grown or before is None or _more(before, room)
-        self._note(name)
+        self.journal.append(name)
 
-    def reserve(self, name: str, shape: Shape) -> None:
-        room = self.rooms[name]
-        room.free_cpu -= shape.cpu_millis
-        room.free_memory -= shape.memory_mb
-        self._note(name)
+    def held(self, deployment_name: str) -> dict[str, int]:
+        """Pods of the deployment by node, those of the present plan among them; a node that is not there has none."""
+        return self._held.setdefault(deployment_name, {})
 
-    def held(self, name: str, deployment_name: str) -> int:
-        """Pods of the deployment on the node."""
-        return self._held.get((name, deployment_name), 0)
+    def hold(self, name: str, deployment_name: str) -> None:
+        """One more pod of the deployment on the node."""
+        held = self.held(deployment_name)
+        held[name] = held.get(name, 0) + 1
 
-    def hold(self, name: str, deployment_name: str, count: int) -> None:
-        """Add `count` (negative: take away) to what `held` says."""
-        key = (name, deployment_name)
-        held = self._held.get(key, 0) + count
-        if held:
-            self._held[key] = held
-        else:
-            self._held.pop(key, None)
+    def release(self, name: str, deployment_name: str) -> None:
+        """One less. Rankings find out by themselves where a node holds more than they knew, but not where it holds less."""
+        held = self.held(deployment_name)
+        held[name] -= 1
+        if not held[name]:
+            del held[name]
+        self.tidy(deployment_name)
+        self.journal.append(name)
+
+    def tidy(self, deployment_name: str) -> None:
+        """Keep nothing of a deployment without pods."""
+        if not self._held[deployment_name]:
+            del self._held[deployment_name]
 
     def by_name(self) -> Iterator[Room]:
         return (self.rooms[name] for name in sorted(self.rooms))
@@ -69,14 +78,16 @@ class Capacity:
         return ranking
 
     def begin(self) -> None:
-        """Begin a round. A journal that has grown long is forgotten, and with it the rankings that read it."""
-        self.rounds += 1
+        """Begin a round. A journal that has grown long is forgotten, with the rankings that read it and what no node offers any more."""
         if len(self.journal) > MAX_JOURNAL:
             self.journal.clear()
             self._rankings.clear()
+            self._offers.clear()
+            for room in self.rooms.values():
+                room.offers = self._offers_of(room.node)
 
-    def _note(self, name: str) -> None:
-        self.journal.append(name)
+    def _offers_of(self, node: Node) -> Offers:
+        return self._offers.setdefault((node.runtimes, *sorted(node.labels.items())), Offers(node))
 
 
 class Ranking:
@@ -92,22 +103,39 @@ class Ranking:
         self._score = SCORES[shape.strategy]
         self._spreading = shape.strategy in SPREADING
         self._deployment_name = ""
-        self._round = 0
+        self._suits: dict[Offers, bool] = {}
         self._build()
 
+    def take(self, count: int, deployment_name: str) -> list[str]:
+        """The nodes for the next `count` pods of this shape and deployment, which take their room; fewer: no node takes the rest."""
+        if self._deployment_name != deployment_name:
+            self._deployment_name = deployment_name
+            self._begin()
+        self._catch_up()
+        capacity, shape, held = self._capacity, self._shape, self._capacity.held(deployment_name)
+        taken: list[str] = []
+        while len(taken) < count and (name := self._best(held)) is not None:
+            room = capacity.rooms[name]
+            # Where nodes are filled, the one that was the best stays it until it is full.
+            most = 1 if self._spreading else min(count - len(taken), _fitting(room, shape))
+            room.free_cpu -= most * shape.cpu_millis
+            room.free_memory -= most * shape.memory_mb
+            held[name] = held.get(name, 0) + most
+            taken += [name] * most
+            capacity.journal.append(name)
+            self._move(room, held[name])
+        self._seen = len(capacity.journal)
+        capacity.tidy(deployment_name)
+        return taken
+
     def _begin(self) -> None:
-        """Another deployment's pods come next, or another round: what was passed over until now counts as any other node again."""
+        """Another deployment's pods come next: what was passed over until now counts as any other node again."""
         for score, passed in self._later.items():
             for _, name in passed:
                 self._push(score, name)
         self._later.clear()
 
-    def best(self, deployment_name: str) -> str | None:
-        """The node for the next pod of this shape and deployment; None: no node takes it."""
-        if self._deployment_name != deployment_name or self._round != self._capacity.rounds:
-            self._deployment_name, self._round = deployment_name, self._capacity.rounds
-            self._begin()
-        self._catch_up()
+    def _best(self, held: dict[str, int]) -> str | None:
         levels, tied, scores = self._levels, self._tied, self._scores
         while levels:
             score = levels[0]
@@ -116,24 +144,24 @@ class Ranking:
                 name = names[0]
                 if scores.get(name) != score:
                     heappop(names)
-                elif self._spreading and (held := self._capacity.held(name, deployment_name)):
+                elif self._spreading and name in held:
                     heappop(names)
-                    heappush(self._later.setdefault(score, []), (held, name))
+                    heappush(self._later.setdefault(score, []), (held[name], name))
                 else:
                     return name
-            if (later := self._least_held(score, deployment_name)) is not None:
+            if (later := self._least_held(score, held)) is not None:
                 return later
             heappop(levels)
             del tied[score]
         return None
 
-    def _least_held(self, score: int, deployment_name: str) -> str | None:
+    def _least_held(self, score: int, held: dict[str, int]) -> str | None:
         passed = self._later.get(score, [])
         while passed:
-            held, name = passed[0]
+            count, name = passed[0]
             if self._scores.get(name) != score:
                 heappop(passed)
-            elif (now := self._capacity.held(name, deployment_name)) != held:
+            elif (now := held.get(name, 0)) != count:
                 heapreplace(passed, (now, name))
             else:
                 return name
@@ -141,48 +169,73 @@ class Ranking:
         return None
 
     def _build(self) -> None:
-        score, shape = self._score, self._shape
         self._seen = len(self._capacity.journal)
-        self._scores = {room.name: score(room, shape) for room in self._capacity.rooms.values() if accepts(room, shape)}
+        self._scores = {room.name: self._score(room, self._shape) for room in self._capacity.rooms.values() if self._accepts(room)}
         self._later: dict[int, list[tuple[int, str]]] = {}
         self._tied: dict[int, list[str]] = {}
         for name, value in self._scores.items():
             self._tied.setdefault(value, []).append(name)
         for names in self._tied.values():
-            heapify(names)
-        self._levels = list(self._tied)
-        heapify(self._levels)
+            names.sort()
+        self._levels = sorted(self._tied)
         self._entries = len(self._scores)
 
     def _catch_up(self) -> None:
         journal, rooms = self._capacity.journal, self._capacity.rooms
         if self._seen == len(journal):
             return
-        changed = journal[self._seen :] if len(journal) - self._seen == 1 else list(dict.fromkeys(journal[self._seen :]))
+        changed = dict.fromkeys(journal[self._seen :])
         if self._entries + len(changed) > 4 * len(rooms) + 1000:
             self._build()
             return
         self._seen = len(journal)
         for name in changed:
             room = rooms.get(name)
-            if room is None or not accepts(room, self._shape):
+            if room is None or not self._accepts(room):
                 self._scores.pop(name, None)
-            elif (score := self._score(room, self._shape)) != self._scores.get(name):
+            elif (score := self._score(room, self._shape)) != self._scores.get(name) or self._later:
                 self._scores[name] = score
                 self._push(score, name)
 
-    def _push(self, score: int, name: str) -> None:
+    def _accepts(self, room: Room) -> bool:
+        """As `accepts`, but what nodes offer is looked at once for all that offer the same."""
+        shape = self._shape
+        if not room.ready or shape.cpu_millis > room.free_cpu or shape.memory_mb > room.free_memory:
+            return False
+        suit = self._suits.get(room.offers)
+        if suit is None:
+            suit = self._suits[room.offers] = room.offers.suit(shape)
+        return suit
+
+    def _move(self, room: Room, held: int) -> None:
+        """To where it belongs now that it took a pod of the deployment at hand, of which it holds so many."""
+        name, shape = room.name, self._shape
+        if shape.cpu_millis > room.free_cpu or shape.memory_mb > room.free_memory:
+            del self._scores[name]
+        elif (score := self._score(room, shape)) != self._scores[name]:
+            self._scores[name] = score
+            self._push(score, name, held)
+
+    def _push(self, score: int, name: str, held: int = 0) -> None:
         names = self._tied.get(score)
         if names is None:
             names = self._tied[score] = []
             heappush(self._levels, score)
-        heappush(names, name)
+        if held and self._spreading:
+            heappush(self._later.setdefault(score, []), (held, name))
+        else:
+            heappush(names, name)
         self._entries += 1
+
+
+def _fitting(room: Room, shape: Shape) -> int:
+    """How many pods of the shape go into a room that takes at least one."""
+    return max(1, min(room.free_cpu // max(shape.cpu_millis, 1), room.free_memory // max(shape.memory_mb, 1)))
 
 
 def _more(before: Room, after: Room) -> bool:
     """Whether `after` may take a pod that `before` refused."""
     if not after.ready:
         return False
-    offers = (before.node.runtimes, before.node.labels) != (after.node.runtimes, after.node.labels)
-    return not before.ready or offers or after.free_cpu > before.free_cpu or after.free_memory > before.free_memory
+    more = after.free_cpu > before.free_cpu or after.free_memory > before.free_memory
+    return more or not before.ready or before.offers is not after.offers

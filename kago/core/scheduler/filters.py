@@ -36,27 +36,46 @@ def shape_of(pod: Pod, strategy: Strategy) -> Shape:
     return Shape(pod.resources.cpu_millis, pod.resources.memory_mb, pod.runtime, selector, strategy)
 
 
+class Offers:
+    """What a node has for pods besides room: the same thing for all nodes that offer the same, so that filters look at it once."""
+
+    __slots__ = ("labels", "runtimes")
+
+    def __init__(self, node: Node) -> None:
+        self.labels = node.labels
+        self.runtimes = node.runtimes
+
+    def suit(self, shape: Shape) -> bool:
+        return shape.runtime in self.runtimes and all(self.labels.get(key) == value for key, value in shape.selector)
+
+    def are_of(self, node: Node) -> bool:
+        return self.runtimes == node.runtimes and (self.labels is node.labels or self.labels == node.labels)
+
+
 class Room:
     """A node as the scheduler sees it: what it offers and what of it is still free, the present plan's pods included."""
 
-    __slots__ = ("cpu", "free_cpu", "free_memory", "memory", "name", "node", "ready")
+    __slots__ = ("cpu", "free_cpu", "free_memory", "memory", "name", "node", "offers", "ready")
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, offers: Offers | None = None) -> None:
         self.node = node
         self.name = node.name
+        self.offers = offers or Offers(node)
         self.ready = node.status is NodeStatus.READY
         self.cpu = max(node.allocatable.cpu_millis, 1)
         self.memory = max(node.allocatable.memory_mb, 1)
         self.free_cpu = node.available.cpu_millis
         self.free_memory = node.available.memory_mb
 
+    def is_like(self, other: "Room") -> bool:
+        """Whether pods find the same in both."""
+        mine = self.ready, self.free_cpu, self.free_memory, self.cpu, self.memory, self.offers
+        return mine == (other.ready, other.free_cpu, other.free_memory, other.cpu, other.memory, other.offers)
+
 
 def accepts(room: Room, shape: Shape) -> bool:
     """Whether no filter objects. Says the same as `refusal`, without words."""
-    if not room.ready or shape.cpu_millis > room.free_cpu or shape.memory_mb > room.free_memory or shape.runtime not in room.node.runtimes:
-        return False
-    labels = room.node.labels
-    return all(labels.get(key) == value for key, value in shape.selector)
+    return room.ready and shape.cpu_millis <= room.free_cpu and shape.memory_mb <= room.free_memory and room.offers.suit(shape)
 
 
 def refusal(room: Room, shape: Shape) -> str:

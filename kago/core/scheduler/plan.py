@@ -5,6 +5,7 @@ its shape and is looked at again only once some node can take more than it could
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from msgspec import Struct
 
@@ -21,6 +22,9 @@ REWORD_S = 10.0
 """A waiting pod's reason is brought up to date this often at most…"""
 REWORDED_PER_S = 100
 """…and less often where that many pods share it."""
+
+Turn = tuple[float, str, str]
+"""When a pod was made, its name and its id: their order is that in which pods are placed."""
 
 
 class Plan(Struct, frozen=True):
@@ -52,7 +56,7 @@ class Waiting:
 
 
 class Scheduler:
-    """Plans over the tables; keeps the free capacity and the waiting pods between plans."""
+    """Plans over the tables; keeps the free capacity and the waiting pods between plans, and places pods that are alike at once."""
 
     def __init__(self, strategy: Strategy) -> None:
         self._strategy = strategy
@@ -61,9 +65,12 @@ class Scheduler:
     def _reset(self) -> None:
         self._capacity = Capacity()
         self._changed_nodes: dict[str, None] = {}
-        self._reserved: list[tuple[str, str]] = []
-        self._fresh: dict[str, None] = {}
-        self._planned: list[str] = []
+        self._queue: list[Turn] = []
+        """Pods to be looked at, in their order. One that is gone or bound meanwhile is passed over when its turn comes."""
+        self._fresh: list[Turn] = []
+        """Such as came since the last plan."""
+        self._planned: dict[str, tuple[str, str]] = {}
+        """By pod id, the node and the deployment of what the last plan placed and nobody has bound yet."""
         self._waiting: dict[Shape, Waiting] = {}
         self._shapes: dict[str, Shape] = {}
 
@@ -71,10 +78,10 @@ class Scheduler:
         """Know only what the tables say: after a restore and on gaining leadership."""
         self._reset()
         self._changed_nodes.update(dict.fromkeys(tables.nodes))
-        self._fresh.update(tables.unplaced_ids)
+        self._fresh += [_turn(tables.pods[id]) for id in tables.unplaced_ids]
         for pod in tables.pods.values():
             if pod.node_name is not None:
-                self._capacity.hold(pod.node_name, pod.deployment_name, 1)
+                self._capacity.hold(pod.node_name, pod.deployment_name)
 
     def observe(self, change: Change, tables: Tables) -> None:
         """Take note of a change; `tables` are those after it."""
@@ -89,44 +96,48 @@ class Scheduler:
             for pod in tables.pods_of_deployment(getattr(thing, "name", "")):
                 if pod.id in self._shapes:
                     self._forget(pod.id)
-                    self._fresh[pod.id] = None
+                    self._fresh.append(_turn(pod))
 
     def plan(self, tables: Tables, *, monotonic: float, max_assignments: int, max_unplaced: int) -> Plan:
         """Place what can be placed. The next plan takes back whatever of it was not applied by then."""
         self._settle(tables)
         assignments: list[Assignment] = []
         cut = self._retry(tables, assignments, max_assignments)
-        alike: tuple[str, int] | None = None
-        shape: Shape | None = None
-        for pod in sorted(_pods(self._fresh, tables), key=_turn):
+        self._line_up()
+        drawn = 0
+        while drawn < len(self._queue):
             if len(assignments) >= max_assignments:
                 cut = True
                 break
-            del self._fresh[pod.id]
-            if (pod.deployment_name, pod.revision) != alike:
-                alike, shape = (pod.deployment_name, pod.revision), self._shape(pod, tables)
-            assert shape is not None
-            self._place(pod, shape, assignments, monotonic)
+            run, drawn = self._draw(tables, drawn, max_assignments - len(assignments))
+            if run:
+                self._place(run, self._shape(run[0], tables), assignments, monotonic)
+        del self._queue[:drawn]
         unplaced, again_at, untold = self._explain(tables, monotonic, max_unplaced)
         return Plan(tuple(assignments), tuple(unplaced), again_at, cut or untold)
 
     def _observe_pod(self, before: Pod | None, after: Pod | None) -> None:
-        for pod, count in ((before, -1), (after, 1)):
-            if pod is not None and pod.node_name is not None:
-                self._capacity.hold(pod.node_name, pod.deployment_name, count)
-        if after is None or not after.live or after.node_name is not None:
-            for pod in (before, after):
-                if pod is not None:
-                    self._forget(pod.id)
-                    self._fresh.pop(pod.id, None)
-        elif before is None:
-            self._fresh[after.id] = None
+        pod = after or before
+        assert pod is not None
+        was, now = before.node_name if before else None, after.node_name if after else None
+        if was is not None and was != now:
+            self._capacity.release(was, pod.deployment_name)
+        if now is not None and was != now:
+            self._changed_nodes[now] = None
+            if self._planned.get(pod.id) == (now, pod.deployment_name):
+                del self._planned[pod.id]
+            else:
+                self._capacity.hold(now, pod.deployment_name)
+        if was is None and (after is None or not after.live or now is not None):
+            self._forget(pod.id)
+        elif before is None and now is None:
+            self._fresh.append(_turn(pod))
 
     def _settle(self, tables: Tables) -> None:
         """Make the free capacity what the tables say, and queue again the pods of the last plan that it did not bind."""
         capacity = self._capacity
-        for node_name, deployment_name in self._reserved:
-            capacity.hold(node_name, deployment_name, -1)
+        for node_name, deployment_name in self._planned.values():
+            capacity.release(node_name, deployment_name)
             self._changed_nodes[node_name] = None
         for name in self._changed_nodes:
             capacity.put(name, tables.nodes.get(name))
@@ -134,16 +145,37 @@ class Scheduler:
             for waiting in self._waiting.values():
                 waiting.stale = True
         self._changed_nodes.clear()
-        self._reserved.clear()
         for pod in _pods(self._planned, tables):
             shape = self._shape(pod, tables)
             if shape in self._waiting:
                 self._wait(pod, shape)
                 self._waiting[shape].disordered = True
             else:
-                self._fresh[pod.id] = None
+                self._fresh.append(_turn(pod))
         self._planned.clear()
         capacity.begin()
+
+    def _line_up(self) -> None:
+        """Put the fresh pods where they belong in the queue: as a rule behind all others."""
+        self._fresh.sort()
+        late = bool(self._queue and self._fresh) and self._fresh[0] < self._queue[-1]
+        self._queue += self._fresh
+        self._fresh.clear()
+        if late:
+            self._queue.sort()
+
+    def _draw(self, tables: Tables, drawn: int, most: int) -> tuple[list[Pod], int]:
+        """The first run of the queue behind those drawn already, and how many are drawn then."""
+        run: list[Pod] = []
+        while drawn < len(self._queue):
+            id = self._queue[drawn][2]
+            if id in tables.unplaced_ids:
+                pod = tables.pods[id]
+                if len(run) == most or (run and not _alike(pod, run[0])):
+                    break
+                run.append(pod)
+            drawn += 1
+        return run, drawn
 
     def _retry(self, tables: Tables, assignments: list[Assignment], most: int) -> bool:
         """Place waiting pods where a node has grown; whether `most` stopped it."""
@@ -153,23 +185,25 @@ class Scheduler:
             if waiting.disordered:
                 waiting.ids = {pod.id: None for pod in sorted(_pods(waiting.ids, tables), key=_turn)}
                 waiting.disordered = False
-            for pod in _pods(waiting.ids, tables):
+            while waiting.ids:
                 if len(assignments) >= most:
                     return True
-                if not self._bind(pod, shape, assignments):
+                run = _first_run(_pods(waiting.ids, tables), most - len(assignments))
+                bound = self._bind(run, shape, assignments)
+                for pod in run[:bound]:
+                    self._forget(pod.id)
+                if bound < len(run):
                     break
-                self._forget(pod.id)
         self._capacity.grown = False
         return False
 
-    def _place(self, pod: Pod, shape: Shape, assignments: list[Assignment], monotonic: float) -> None:
+    def _place(self, pods: list[Pod], shape: Shape, assignments: list[Assignment], monotonic: float) -> None:
         # Capacity only shrinks while planning: where one pod of a shape did not fit, no later one does.
-        waiting = self._waiting.get(shape)
-        if waiting is None:
-            if self._bind(pod, shape, assignments):
-                return
+        bound = 0 if shape in self._waiting else self._bind(pods, shape, assignments)
+        if bound < len(pods) and shape not in self._waiting:
             self._waiting[shape] = Waiting(explain(self._capacity.by_name(), shape), monotonic)
-        self._wait(pod, shape)
+        for pod in pods[bound:]:
+            self._wait(pod, shape)
 
     def _wait(self, pod: Pod, shape: Shape) -> None:
         waiting = self._waiting[shape]
@@ -177,17 +211,14 @@ class Scheduler:
         waiting.untold[pod.id] = None
         self._shapes[pod.id] = shape
 
-    def _bind(self, pod: Pod, shape: Shape, assignments: list[Assignment]) -> bool:
-        deployment_name = pod.deployment_name
-        name = self._capacity.ranking(shape).best(deployment_name)
-        if name is None:
-            return False
-        self._capacity.reserve(name, shape)
-        self._capacity.hold(name, deployment_name, 1)
-        self._reserved.append((name, deployment_name))
-        self._planned.append(pod.id)
-        assignments.append(Assignment(pod_id=pod.id, node_name=name))
-        return True
+    def _bind(self, pods: list[Pod], shape: Shape, assignments: list[Assignment]) -> int:
+        """Place the first of these pods, of one shape and deployment; how many of them some node took."""
+        deployment_name = pods[0].deployment_name
+        names = self._capacity.ranking(shape).take(len(pods), deployment_name)
+        for pod, name in zip(pods, names, strict=False):
+            self._planned[pod.id] = name, deployment_name
+            assignments.append(Assignment(pod_id=pod.id, node_name=name))
+        return len(names)
 
     def _explain(self, tables: Tables, monotonic: float, most: int) -> tuple[list[Unplaced], float | None, bool]:
         """What waiting pods are to be told, when a message is due to be worded anew, and whether `most` left some untold."""
@@ -225,13 +256,24 @@ class Scheduler:
             del self._waiting[shape]
 
 
-def _turn(pod: Pod) -> tuple[float, str]:
-    return pod.created_at, pod.name
+def _turn(pod: Pod) -> Turn:
+    return pod.created_at, pod.name, pod.id
+
+
+def _alike(pod: Pod, other: Pod) -> bool:
+    return pod.revision == other.revision and pod.deployment_name == other.deployment_name
+
+
+def _first_run(pods: Iterable[Pod], most: int) -> list[Pod]:
+    """At most so many of the first pods, as far as they are of one deployment."""
+    run: list[Pod] = []
+    for pod in islice(pods, most):
+        if run and pod.deployment_name != run[0].deployment_name:
+            break
+        run.append(pod)
+    return run
 
 
 def _pods(ids: Iterable[str], tables: Tables) -> Iterator[Pod]:
-    """Those of them that still want a node. `ids` may change meanwhile."""
-    for id in list(ids):
-        pod = tables.pods.get(id)
-        if pod is not None and id in tables.unplaced_ids:
-            yield pod
+    """Those of them that still want a node."""
+    return (tables.pods[id] for id in ids if id in tables.unplaced_ids)
