@@ -1,37 +1,28 @@
-"""Answers of the API: things as they are encoded once, lists as their concatenation, watches as streams."""
+"""Answers of the API: things as they are encoded once, lists as their concatenation, and what every answer says."""
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 from sanic import HTTPResponse, Request
-from sanic.exceptions import SanicException
 from sanic.response import raw
 
 from kago.clock import http_date
 from kago.core.state.changes import Thing
-from kago.server.feed import Feed, IndexTooOld, Subscription, encode, put_line
+from kago.server.feed import encode
 from kago.server.problems import CONTENT_TYPE, Refused, of_log_error, unavailable
-from kago.server.requests import check_parameters, etag, flag, number, parameter, selected, topic_of
-from kago.server.store import READ_TIMEOUT_S, Store
+from kago.server.requests import check_parameters, etag, flag, number, parameter
+from kago.server.store import Store
+from kago.server.watches import watch_answer
 from raft.errors import LogError, NoLeader
 
 _logger = logging.getLogger(__name__)
 JSON = "application/json"
-NDJSON = "application/x-ndjson"
-SSE = "text/event-stream"
-STOPPING = "this server stops; go on at another one"
-"""Said to the feed at a stop; every other reason why a watch ends means that it cannot be resumed."""
-HEARTBEAT_S = 8.0
-AGENT_HEARTBEAT_S = 1.0
-"""Agents tell a dead master from a quiet one by it."""
-MAX_WATCHES = 10_000
+SLICE = 500
+"""Things of a list that are encoded and sent at once: a longer list is sent in slices, between which the log and everybody else go on."""
 STANDING_S = 0.01
 """So much later than it was may the leader be said to have been heard, or known."""
-_Line = tuple[int | None, bytes]
-_BURST = 64
-"""Lines joined into one write."""
 
 
 def problem(request: Request, refused: Refused) -> HTTPResponse:
@@ -47,13 +38,25 @@ def thing_answer(store: Store, request: Request, thing: Thing, *, status: int = 
     return raw(encode(thing), status=status, headers={"etag": tag, **(headers or {})}, content_type=JSON)
 
 
-def list_answer(store: Store, things: Iterable[Thing]) -> HTTPResponse:
-    return raw(_joined(store, things), content_type=JSON)
+async def list_answer(store: Store, request: Request, things: Sequence[Thing]) -> HTTPResponse | None:
+    """All as they are now, however long it takes to send them (None: that has been done)."""
+    if len(things) <= SLICE:
+        return raw(b"[" + _joined(store, things) + b"]", content_type=JSON)
+    response = await request.respond(content_type=JSON)
+    if response is None:
+        return None
+    before = b"["
+    for start in range(0, len(things), SLICE):
+        await response.send(before + _joined(store, things[start : start + SLICE]))
+        before = b","
+        await asyncio.sleep(0)
+    await response.send(b"]")
+    await response.eof()
+    return None
 
 
 def _joined(store: Store, things: Iterable[Thing]) -> bytes:
-    of = store.encodings.of
-    return b"[" + b",".join([of(thing) for thing in things]) + b"]"
+    return b",".join([store.encoded(thing) for thing in things])
 
 
 def struct_answer(value: object, *, status: int = 200) -> HTTPResponse:
@@ -74,8 +77,12 @@ async def make_readable(store: Store, request: Request) -> None:
         raise of_log_error(error) from None
 
 
+class TooMany(Exception):
+    """For one piece."""
+
+
 class Read:
-    """How one question is answered: `content` gives what follows the headers that every answer has. It may raise Refused."""
+    """How one question is answered: `content` gives what follows the headers that every answer has. It may raise Refused and TooMany."""
 
     __slots__ = ("content", "stale")
 
@@ -111,11 +118,14 @@ async def read_many(store: Store, request: Request, kind: str, find: Callable[[]
     def again() -> bytes:
         nonlocal index, content
         if index != (changed := store.feed.changed_at(kind)):
-            index, content = changed, content_of(_joined(store, find()), JSON)
+            things = find()
+            if len(things) > SLICE:
+                raise TooMany
+            index, content = changed, content_of(b"[" + _joined(store, things) + b"]", JSON)
         return content
 
     _note(request, again)
-    return list_answer(store, find())
+    return await list_answer(store, request, find())
 
 
 def _note(request: Request, content: Callable[[], bytes]) -> None:
@@ -128,108 +138,6 @@ def content_of(body: bytes, content_type: str, *, tag: str = "") -> bytes:
     """The rest of an answer, from the headers on that are its own."""
     mark = f"etag: {tag}\r\n" if tag else ""
     return f"{mark}content-length: {len(body)}\r\nconnection: keep-alive\r\ncontent-type: {content_type}\r\n\r\n".encode() + body
-
-
-async def watch_answer(store: Store, request: Request, kind: str, things: Iterable[Thing]) -> None:
-    """Stream `things` (unless an index to go on from is given) and what happens to them from then on.
-
-    `things` is read in the same step as the subscription begins, so nothing is missed or told twice.
-    """
-    feed, after = store.feed, number(request, "index")
-    if feed.watchers >= MAX_WATCHES:
-        raise Refused(429, "rate-limited", f"{MAX_WATCHES} watches are open on this server; ask another one", headers={"retry-after": "5"})
-    if request.head.startswith(b"HEAD "):
-        await request.respond(content_type=NDJSON)
-        return
-    try:
-        if after is not None and after > store.tables.index:
-            await _reach(store, after)
-        subscription = feed.subscribe(topic_of(request, kind), selected(request), after=after)
-    except IndexTooOld as error:
-        raise Refused(410, "index-too-old", f"{error}; list again, without index") from None
-    except LogError as error:
-        raise of_log_error(error) from None
-    try:
-        index = store.tables.index
-        # No id before the listing is whole: who breaks off within it must list again.
-        first: list[_Line] = [(None, put_line(index, store.encodings.of(thing))) for thing in things] if after is None else []
-        first += subscription.take()
-        first.append((index, _mark(store, "synced")))
-        await _Stream(store, request, feed, subscription).run(first)
-    finally:
-        feed.unsubscribe(subscription)
-
-
-async def _reach(store: Store, index: int) -> None:
-    """Wait for an index that this server has not applied; one that the cluster has never reached is as good as one forgotten."""
-    try:
-        await store.log.barrier(timeout_s=READ_TIMEOUT_S)
-    except NoLeader:
-        await store.log.wait_applied(index, timeout_s=READ_TIMEOUT_S)
-    if index > store.tables.index:
-        raise IndexTooOld(f"index {index} was never reached by this cluster, which is at {store.tables.index}")
-
-
-class _Stream:
-    """One watch on one connection."""
-
-    def __init__(self, store: Store, request: Request, feed: Feed, subscription: Subscription) -> None:
-        self._store = store
-        self._request = request
-        self._feed = feed
-        self._subscription = subscription
-        self._sse = SSE in (request.headers.get("accept") or "")
-        self._beat_s = AGENT_HEARTBEAT_S if subscription.topic.startswith("pods/node/") else HEARTBEAT_S
-
-    async def run(self, first: list[_Line]) -> None:
-        response = await self._request.respond(content_type=SSE if self._sse else NDJSON, headers={"cache-control": "no-store"})
-        if response is None:
-            return
-        try:
-            end = await self._send(response, first)
-        except (OSError, SanicException):
-            raise
-        except Exception:
-            # Too late for an error's answer, and an end without words would look like a stop.
-            _logger.exception("bug: watch of %s", self._request.path)
-            end = Refused(500, "internal", "this server has a bug here; its log has the details")
-        document = {"type": "error", "index": self._store.tables.index, "object": end.document(self._request.path)}
-        await response.send(self._framed([(None, msgspec.json.encode(document))]))
-        await response.eof()
-
-    async def _send(self, response: HTTPResponse, first: list[_Line]) -> Refused:
-        """Until the subscription ends; why it did."""
-        loop = asyncio.get_running_loop()
-        for start in range(0, len(first), _BURST):
-            await response.send(self._framed(first[start : start + _BURST]))
-        beat_at = loop.time() + self._beat_s
-        while not self._subscription.closed:
-            await self._subscription.wait(max(0.0, beat_at - loop.time()))
-            burst: list[_Line] = []
-            for item in self._subscription.take():
-                burst.append(item)
-                if len(burst) == _BURST:
-                    await response.send(self._framed(burst))
-                    burst = []
-            # Closed, it has lost what lies between its last line and the tables: no index of theirs may be gone on from.
-            if loop.time() >= beat_at and not self._subscription.closed:
-                burst.append((self._store.tables.index, _mark(self._store, "heartbeat")))
-                beat_at = loop.time() + self._beat_s
-            if burst:
-                await response.send(self._framed(burst))
-        if self._subscription.closed == STOPPING:
-            return unavailable("stopping", STOPPING)
-        return Refused(410, "index-too-old", self._subscription.closed)
-
-    def _framed(self, lines: Iterable[_Line]) -> bytes:
-        if self._sse:
-            return b"".join((b"" if index is None else b"id: %d\n" % index) + b"data: %b\n\n" % line for index, line in lines)
-        return b"".join(line + b"\n" for _, line in lines)
-
-
-def _mark(store: Store, kind: str) -> bytes:
-    tables = store.tables
-    return msgspec.json.encode({"type": kind, "index": tables.index, "epoch": tables.cluster.epoch})
 
 
 def header_values(store: Store) -> dict[str, str]:

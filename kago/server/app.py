@@ -29,7 +29,7 @@ from kago.core.state.commands import SCHEMA_VERSION, RegisterServer
 from kago.security.keyring import KeyringError
 from kago.security.tokens import Token
 from kago.server.access import Access
-from kago.server.answers import STOPPING, Standing, problem
+from kago.server.answers import Standing, problem
 from kago.server.checks import Checks, warn
 from kago.server.credentials import join_cluster, open_credentials
 from kago.server.gate import Connection, Gate, Limits, explain_timeout
@@ -42,6 +42,7 @@ from kago.server.repeats import Repeats
 from kago.server.reports import Reports
 from kago.server.routes import admission, backup, changes, checks, cluster, deployments, members, nodes, pods
 from kago.server.store import Store
+from kago.server.watches import STOPPING
 from raft import open_replica
 from raft.contract import LogStatus, ReplicatedLog
 from raft.errors import Expelled, LogError, LogHalted

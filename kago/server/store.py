@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 from kago.clock import Clock
 from kago.core.model.cluster import Cluster
-from kago.core.state.changes import Change, Put
+from kago.core.state.changes import Change, Put, Thing
 from kago.core.state.commands import AnyCommand, ClaimLeadership, RaiseSchema
 from kago.core.state.machine import Machine, TooNew, decode_reply, encode_entry
 from kago.core.state.rejections import Refusal, Rejection, Reply
 from kago.core.state.tables import Tables
-from kago.server.feed import Encodings, Feed
+from kago.server.feed import Encodings, Feed, encode
 from raft.contract import LogStatus, ReplicatedLog
 from raft.errors import LogHalted
 
@@ -69,6 +69,10 @@ class Store:
     def tables(self) -> Tables:
         """As of now; read only."""
         return self.machine.tables
+
+    def encoded(self, thing: Thing) -> bytes:
+        """Its JSON; kept for the next who asks if it is still as it stands in the tables."""
+        return self.encodings.of(thing) if self.tables.holds(thing) else encode(thing)
 
     def status(self) -> LogStatus:
         return self.log.status()

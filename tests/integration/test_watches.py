@@ -8,7 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from kago.server import answers
+from kago.core.state.changes import Thing
+from kago.server import answers, watches
 from kago.server.app import Server
 from tests.integration.test_api import WEB, assert_problem, eventually, lines_of, play
 
@@ -68,7 +69,7 @@ def test_a_watch_ends_loudly_where_it_cannot_go_on(tmp_path: Path) -> None:
 
 
 def test_a_watch_that_lost_changes_names_no_index_to_go_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "HEARTBEAT_S", 0.0)
+    monkeypatch.setattr(watches, "HEARTBEAT_S", 0.0)
 
     async def scenario(server: Server, client: httpx.AsyncClient) -> None:
         sse = {"accept": "text/event-stream"}
@@ -81,6 +82,47 @@ def test_a_watch_that_lost_changes_names_no_index_to_go_on_from(tmp_path: Path, 
             events, page_lines = [json.loads(line) for line in await lines[0]], await lines[1]
         assert events[-1]["type"] == "error" and {event["index"] for event in events[:-1]} == {reached}
         assert {line for line in page_lines if line.startswith("id:")} == {f"id: {reached}"}
+
+    play(tmp_path, scenario)
+
+
+def test_a_long_list_is_sent_in_slices_and_is_of_one_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "SLICE", 10)
+
+    async def scenario(server: Server, client: httpx.AsyncClient) -> None:
+        await client.post("/deployments", json=WEB | {"replicas": 95})
+
+        async def made() -> bool:
+            return len(server.store.tables.pods) == 95
+
+        await eventually(made)
+        names, turns = sorted(pod.name for pod in server.store.tables.pods.values()), 0
+
+        def in_between() -> None:
+            """Between the slices everybody else has a turn: to take pods away, for instance."""
+            nonlocal turns
+            turns += 1
+            if turns == 2:
+                server.store.tables.pods.clear()
+
+        encoded = server.store.encoded
+
+        def watched(thing: Thing) -> bytes:
+            asyncio.get_running_loop().call_soon(in_between)
+            return encoded(thing)
+
+        monkeypatch.setattr(server.store, "encoded", watched)
+        pods = dict(server.store.tables.pods)
+        for _ in range(2):  # whether or not it was asked before
+            answer, turns = await client.get("/pods"), 0
+            assert answer.headers["transfer-encoding"] == "chunked" and [pod["name"] for pod in answer.json()] == names
+            server.store.tables.pods.update(pods)
+        async with client.stream("GET", "/pods?watch=true") as watch:
+            events = await lines_of(watch, 96)
+        assert [event["object"]["name"] for event in events[:-1]] == names and events[-1]["type"] == "synced"
+        assert {event["index"] for event in events} == {events[-1]["index"]}
+        assert len(server.store.encodings._known) <= 96, "what is no longer so is not kept"
+        server.store.tables.pods.update(pods)
 
     play(tmp_path, scenario)
 

@@ -13,7 +13,7 @@ from kago.core.model.history import ChangeRecord
 from kago.core.model.node import Node
 from kago.core.model.pod import Pod
 from kago.core.model.token import Removal, Token
-from kago.core.state.changes import Change, Put, Removed
+from kago.core.state.changes import Change, Put, Removed, Thing
 
 
 class Tables:
@@ -30,8 +30,7 @@ class Tables:
         self.removals: dict[str, Removal] = {}
         """By role/name."""
         self.history: OrderedDict[int, ChangeRecord] = OrderedDict()
-        """The oldest first, found at once however many before it are gone."""
-        """By index, in its order: the last ones."""
+        """By index: the last ones, of which the first is found at once however many before it are gone."""
         self.unplaced_ids: dict[str, None] = {}
         """Ids of live pods without a node. Its order is history's: sort by pod name before it reaches a change."""
         self._ids_by_name: dict[str, str] = {}
@@ -41,6 +40,19 @@ class Tables:
     def pod_id(self, name_or_id: str) -> str | None:
         """The id of the pod with this id or name."""
         return name_or_id if name_or_id in self.pods else self._ids_by_name.get(name_or_id)
+
+    def holds(self, thing: Thing) -> bool:
+        """Whether this very thing stands here."""
+        match thing:
+            case Pod(id=id):
+                return self.pods.get(id) is thing
+            case Deployment(name=name):
+                return self.deployments.get(name) is thing
+            case Node(name=name):
+                return self.nodes.get(name) is thing
+            case ChangeRecord(index=index):
+                return self.history.get(index) is thing
+        return False
 
     def pods_of_deployment(self, name: str) -> list[Pod]:
         """Its pods, the stopped ones too, sorted by name. Also of a deployment that is deleted, while they wind down."""

@@ -2,8 +2,9 @@
 
 from sanic import Blueprint, HTTPResponse, Request
 
-from kago.server.answers import list_answer, make_readable, watch_answer
-from kago.server.requests import flag, number, selected
+from kago.core.state.changes import Thing
+from kago.server.answers import read_many
+from kago.server.requests import number, selected
 from kago.server.store import Store
 
 
@@ -12,12 +13,11 @@ def blueprint(store: Store) -> Blueprint:
 
     @routes.get("/")
     async def list_all(request: Request) -> HTTPResponse | None:
-        await make_readable(store, request)
         wanted, since = selected(request), number(request, "since") or 0
-        things = [record for record in store.tables.history.values() if record.index > since and wanted(record)]
-        if flag(request, "watch"):
-            await watch_answer(store, request, "changes", things)
-            return None
-        return list_answer(store, things)
+
+        def found() -> list[Thing]:
+            return [record for record in store.tables.history.values() if record.index > since and wanted(record)]
+
+        return await read_many(store, request, "changes", found)
 
     return routes
