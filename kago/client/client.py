@@ -12,12 +12,12 @@ from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import quote
 
-import httpx
 import msgspec
 
 from kago.client.errors import ClientError, Problem, TimedOut, Unreachable
 from kago.client.status import ClusterStatus
 from kago.client.walk import PAUSE_S, Walker
+from kago.client.wire import Answer, Http
 from kago.clock import Clock, SystemClock, http_date
 from kago.core.checks import ServerFacts
 from kago.core.model.cluster import LeaderReply, LeaderRequest, MemberReply, MemberRequest
@@ -29,7 +29,7 @@ from kago.core.model.report import Heartbeat, HeartbeatReply, Registration, Regi
 from kago.core.model.token import NewToken, RenewReply, RenewRequest, TokenView
 
 T = TypeVar("T", Deployment, Pod, Node, ChangeRecord)
-Answer = TypeVar("Answer")
+Content = TypeVar("Content")
 
 PATHS: Mapping[type, str] = {Deployment: "/deployments", Pod: "/pods", Node: "/nodes", ChangeRecord: "/changes"}
 SILENCE_S = 12.0
@@ -50,11 +50,11 @@ class Client:
         clock: Clock | None = None,
         tls: SSLContext | None = None,
         token: str = "",
-        transport: httpx.AsyncBaseTransport | None = None,
+        http: Http | None = None,
     ) -> None:
-        """`tls` and `token` for a secured cluster: whom to believe (and our certificate), and who the user is."""
+        """`tls` and `token` for a secured cluster: whom to believe (and our certificate), and who the user is. `http` is for tests."""
         self._clock = clock or SystemClock()
-        self._walker = Walker(servers, timeout_s=timeout_s, clock=self._clock, tls=tls, token=token, transport=transport)
+        self._walker = Walker(servers, timeout_s=timeout_s, clock=self._clock, tls=tls, token=token, http=http)
         self._written = 0
 
     async def __aenter__(self) -> Self:
@@ -247,7 +247,7 @@ class Client:
                 params["min_index"] = str(self._written)
         return params
 
-    async def _write(self, method: str, path: str, body: bytes | None, *, dry_run: bool) -> httpx.Response:
+    async def _write(self, method: str, path: str, body: bytes | None, *, dry_run: bool) -> Answer:
         """Every write has a key, also PUT and DELETE: an attempt that hung on its way must not be carried out after a later write."""
         params = {"dry_run": "true"} if dry_run else {}
         headers = {**(_JSON if body else {}), "idempotency-key": uuid.uuid4().hex}
@@ -265,11 +265,11 @@ def _path(kind: type, name: str) -> str:
     return f"{PATHS[kind]}/{quote(name, safe='')}"
 
 
-def _decode(answer: httpx.Response, kind: type[Answer]) -> Answer:
+def _decode(answer: Answer, kind: type[Content]) -> Content:
     try:
         return msgspec.json.decode(answer.content, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        detail = f"{answer.request.url} gave an answer that is not a {getattr(kind, '__name__', kind)}: {error}"
+        detail = f"{answer.url} gave an answer that is not a {getattr(kind, '__name__', kind)}: {error}"
         raise Problem.decode(answer.status_code, msgspec.json.encode({"type": "urn:kago:problem:bad-answer", "detail": detail})) from error
 
 

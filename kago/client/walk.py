@@ -6,13 +6,14 @@ never a doubt. What is not repeated is an answer that says no.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Generator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from ssl import SSLContext
 
 import httpx
 
 from kago.client.errors import ClientError, Problem, TimedOut, Unreachable
+from kago.client.wire import Answer, Http, Wire
 from kago.clock import Clock, seconds_of
 
 CONNECT_S = 1.0
@@ -35,9 +36,9 @@ class Walker:
         clock: Clock,
         tls: SSLContext | None = None,
         token: str = "",
-        transport: httpx.AsyncBaseTransport | None = None,
+        http: Http | None = None,
     ) -> None:
-        """`tls`: of a secured cluster; `token` is sent over https alone."""
+        """`tls`: of a secured cluster; `token` is sent over https alone. `http`, in tests, stands in the place of the connections."""
         self._scheme = "http" if tls is None else "https"
         self._given = self._urls(servers)
         if tls is not None and (plain := [url for url in self._given if not url.startswith("https://")]):
@@ -48,9 +49,7 @@ class Walker:
         self._current = 0
         self._timeout_s = timeout_s
         self._clock = clock
-        self._http = httpx.AsyncClient(
-            transport=transport, trust_env=False, follow_redirects=False, verify=tls or True, auth=_Bearer(token) if token else None
-        )
+        self._http: Http = http or Wire(tls=tls, token=token)
         self._date_offset_s = 0.0
         self._announced = ""
 
@@ -89,7 +88,7 @@ class Walker:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
-    ) -> httpx.Response:
+    ) -> Answer:
         """The first answer that is not "not now" (2xx, or a Problem raised); raises ClientError by the deadline."""
         total_s = self._timeout_s if timeout_s is None else timeout_s
         deadline = self._clock.monotonic() + total_s
@@ -126,7 +125,7 @@ class Walker:
                 raise refusal or (TimedOut(tried[-1][0], total_s) if tried else TimedOut(self._servers[self._current], total_s))
             await asyncio.sleep(pause)
 
-    async def ask(self, server: str, path: str, *, timeout_s: float) -> httpx.Response:
+    async def ask(self, server: str, path: str, *, timeout_s: float) -> Answer:
         """One answer of this one server; Problem, Unreachable."""
         try:
             answer = await self._attempt("GET", normal_url(server) + path, None, None, None, timeout_s)
@@ -147,27 +146,23 @@ class Walker:
         for _ in self._servers:
             server = self._servers[self._current]
             limits = httpx.Timeout(connect=min(CONNECT_S, silence_s), read=silence_s, write=silence_s, pool=silence_s)
-            request = self._http.build_request("GET", server + path, params=dict(params), timeout=limits)
+            opened = False
             try:
-                answer = await self._http.send(request, stream=True)
+                async with self._http.stream("GET", server + path, params=params, timeout=limits) as answer:
+                    opened = True
+                    if not answer.is_success:
+                        problem = Problem.decode(answer.status_code, await answer.aread(), retry_after=answer.headers.get("retry-after"))
+                        if problem.status in RETRYABLE:
+                            self._leave(server)
+                        raise problem
+                    self._note_date(answer)
+                    yield server, _lines(answer) if lines else answer.aiter_bytes()
+                    return
             except httpx.RequestError as error:
+                self._leave(server)
                 tried.append((server, reason(error)))
-                self._leave(server)
-                continue
-            try:
-                if not answer.is_success:
-                    problem = Problem.decode(answer.status_code, await answer.aread(), retry_after=answer.headers.get("retry-after"))
-                    if problem.status in RETRYABLE:
-                        self._leave(server)
-                    raise problem
-                self._note_date(answer)
-                yield server, _lines(answer) if lines else answer.aiter_bytes()
-                return
-            except httpx.HTTPError as error:
-                self._leave(server)
-                raise Unreachable(((server, reason(error)),)) from error
-            finally:
-                await answer.aclose()
+                if opened:
+                    raise Unreachable(tuple(tried[-1:])) from error
         raise Unreachable(tuple(tried))
 
     def leave_current(self) -> None:
@@ -176,7 +171,7 @@ class Walker:
 
     async def _attempt(
         self, method: str, url: str, params: Mapping[str, str] | None, body: bytes | None, headers: Mapping[str, str] | None, seconds: float
-    ) -> httpx.Response:
+    ) -> Answer:
         limits = httpx.Timeout(seconds, connect=min(CONNECT_S, seconds))
         async with asyncio.timeout(seconds):
             answer = await self._http.request(method, url, params=params or None, content=body, headers=headers, timeout=limits)
@@ -189,7 +184,7 @@ class Walker:
         if self._servers[self._current] == server:
             self._current = (self._current + 1) % len(self._servers)
 
-    def _note_servers(self, answer: httpx.Response) -> None:
+    def _note_servers(self, answer: Answer) -> None:
         """Servers come and go: the cluster's own list, behind those we were given, which may be the only ones reached from here."""
         announced = answer.headers.get("x-kago-servers", "")
         if announced == self._announced:
@@ -198,7 +193,7 @@ class Walker:
         self._servers = tuple(dict.fromkeys([*self._given, *usable_urls(announced.split(",")), current]))
         self._current = self._servers.index(current)
 
-    def _note_date(self, answer: httpx.Response) -> None:
+    def _note_date(self, answer: Answer) -> None:
         date = answer.headers.get("date")
         if date:
             try:
@@ -207,27 +202,21 @@ class Walker:
                 self._date_offset_s = 0.0
 
 
-async def _lines(answer: httpx.Response) -> AsyncIterator[bytes]:
+async def _lines(answer: Answer) -> AsyncIterator[bytes]:
     """Split at newlines and nothing else: httpx's own splitter also takes U+2028 and others, which JSON strings may hold."""
-    rest = b""
+    rest: list[bytes] = []
+    size = 0
     async for chunk in answer.aiter_bytes():
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line
-        if len(rest) > MAX_LINE_BYTES:
+        first, *others = chunk.split(b"\n")
+        rest.append(first)
+        size += len(first)
+        if others:
+            yield b"".join(rest)
+            for line in others[:-1]:
+                yield line
+            rest, size = [others[-1]], len(others[-1])
+        if size > MAX_LINE_BYTES:
             raise httpx.RemoteProtocolError(f"a line of more than {MAX_LINE_BYTES} bytes")
-
-
-class _Bearer(httpx.Auth):
-    """The token of a user; nobody reads it on the way."""
-
-    def __init__(self, token: str) -> None:
-        self._header = f"Bearer {token}"
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        if request.url.scheme == "https":
-            request.headers["authorization"] = self._header
-        yield request
 
 
 def normal_url(server: str, scheme: str = "http") -> str:

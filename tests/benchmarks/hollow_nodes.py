@@ -9,12 +9,10 @@ import asyncio
 import itertools
 import random
 import resource
-import ssl
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import msgspec
 from msgspec import Struct
 
@@ -95,31 +93,30 @@ class Pretender:
 
 async def serve(crowd: Crowd) -> None:
     """For ever. An agent that may not go on ends all of them: none of that is wanted here."""
-    clock, nothing = SystemClock(), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    clock = SystemClock()
     runtimes = [Pretender(clock) for _ in crowd.names]
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_tell(runtimes))
         for name, runtime in zip(crowd.names, runtimes, strict=True):
-            tasks.create_task(_live(crowd, name, runtime, clock, nothing))
+            tasks.create_task(_live(crowd, name, runtime, clock))
             await asyncio.sleep(1 / STARTS_PER_S)
 
 
-async def _live(crowd: Crowd, name: str, runtime: Pretender, clock: Clock, nothing: ssl.SSLContext) -> None:
+async def _live(crowd: Crowd, name: str, runtime: Pretender, clock: Clock) -> None:
     """`kago.agent.app` without a port and signals."""
     dice = random.Random(name)
     masters_first = list(crowd.masters)
     dice.shuffle(masters_first)
-
-    def client() -> Client:
-        # The context is never used, and making one for each client would cost more than the agent.
-        return Client(masters_first, timeout_s=CALL_S, clock=clock, transport=httpx.AsyncHTTPTransport(verify=nothing))
 
     with Notebook(Path(crowd.directory) / name) as notebook:
         registration = Registration(
             name=name, id=notebook.notes.agent_id, incarnation=notebook.notes.incarnation, address="127.0.0.1", port=8081,
             capacity=crowd.capacity, runtimes=(runtime.kind,), agent_version="hollow",
         )  # fmt: skip
-        async with client() as telling, client() as watching:
+        async with (
+            Client(masters_first, timeout_s=CALL_S, clock=clock) as telling,
+            Client(masters_first, timeout_s=CALL_S, clock=clock) as watching,
+        ):
             worker = Worker(notebook, {runtime.kind: runtime}, name, clock)
             masters = Masters(registration, notebook, worker, clock, telling=telling, watching=watching, dice=dice)
             worker.on_reports = masters.news

@@ -120,7 +120,7 @@ def watches(chance: Random) -> Case:
 
     async def once(chance: Random) -> str:
         liar = Liar(chance)
-        async with Client(["http://a:1", "http://b:1"], transport=liar, timeout_s=0.01) as client:
+        async with Client(["http://a:1", "http://b:1"], http=httpx.AsyncClient(transport=liar), timeout_s=0.01) as client:
             try:
                 match chance.randrange(4):
                     case 0:
@@ -166,7 +166,7 @@ class masters:
         liar = Liar(chance)
         worker = Worker(self._notebook, {}, "n1", clock)
         worker.said = {"p1": PodReport(pod_id="p1", status=PodStatus.RUNNING, ready=True)}
-        async with Client(["http://a:1", "http://b:1"], transport=liar, clock=clock, timeout_s=0.01) as client:
+        async with Client(["http://a:1", "http://b:1"], http=httpx.AsyncClient(transport=liar), clock=clock, timeout_s=0.01) as client:
             told = Masters(registration, self._notebook, worker, clock, telling=client, watching=client, dice=chance)
             outcome = "followed"
             try:

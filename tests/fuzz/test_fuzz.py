@@ -48,7 +48,7 @@ def test_an_answer_that_cannot_be_unpacked_is_none() -> None:
         def answer(request: httpx.Request) -> httpx.Response:
             return httpx.Response(200, headers={"content-encoding": "gzip"}, stream=httpx.ByteStream(b"rubbish"))
 
-        async with Client(["http://a:1"], transport=httpx.MockTransport(answer)) as client:
+        async with Client(["http://a:1"], http=httpx.AsyncClient(transport=httpx.MockTransport(answer))) as client:
             with pytest.raises(Unreachable):
                 await client.list(Pod)
 

@@ -27,6 +27,7 @@ DOORS = {
     "cryptography": ("kago/security/*",),
     "sanic": ("kago/server/*",),
     "httpx": ("kago/client/*",),
+    "httptools": ("kago/client/wire.py",),
     "typer": ("kago/cli/*",),
     "rich": ("kago/cli/*",),
     "prometheus_client": ("kago/server/*",),

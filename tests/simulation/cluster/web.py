@@ -7,6 +7,7 @@ power, says nothing; a paused one takes the request and answers when it runs aga
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from functools import lru_cache, partial
 from random import Random
 from urllib.parse import urlencode
@@ -48,13 +49,13 @@ class Request(Struct, frozen=True, kw_only=True):
 
 
 class Response:
-    """As much of an `httpx.Response` as the client asks for."""
+    """`kago.client.wire.Answer`."""
 
     def __init__(self, status_code: int, headers: dict[str, str], content: bytes, exchange: "Exchange") -> None:
         self.status_code = status_code
         self.headers = headers
         self.content = content
-        self.request = exchange.request
+        self.url = exchange.request.url
         self.read_s: float | None = None
         """How long to wait for each piece."""
         self._exchange = exchange
@@ -81,7 +82,7 @@ class Response:
                 raise chunk
             yield chunk
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         self._exchange.close()
 
 
@@ -315,7 +316,7 @@ def _place(url: str) -> tuple[str, bytes]:
 
 
 class Http:
-    """In the place of a client's `httpx.AsyncClient`, whose objects cost more than what is simulated; notes what was answered last."""
+    """`kago.client.wire.Http`; notes what was answered last."""
 
     def __init__(self, web: Web, client: Actor) -> None:
         self._web = web
@@ -327,9 +328,7 @@ class Http:
 
     def client(self, servers: Iterable[str], *, timeout_s: float = 3.0) -> Client:
         """A production client that asks through this."""
-        made = Client(servers, clock=self._client.clock, transport=_NOWHERE, timeout_s=timeout_s)
-        made._walker._http = self  # type: ignore[assignment]
-        return made
+        return Client(servers, clock=self._client.clock, http=self, timeout_s=timeout_s)
 
     async def request(
         self,
@@ -341,17 +340,29 @@ class Http:
         headers: Mapping[str, str] | None,
         timeout: httpx.Timeout,
     ) -> Response:
-        return await self.send(self.build_request(method, url, params=params, content=content, headers=headers, timeout=timeout))
+        response = await self._send(self._request(method, url, params, content, headers, timeout))
+        await response.aread()
+        return response
 
-    def build_request(
+    @asynccontextmanager
+    async def stream(self, method: str, url: str, *, params: Mapping[str, str] | None, timeout: httpx.Timeout) -> AsyncIterator[Response]:
+        response = await self._send(self._request(method, url, params, None, None, timeout))
+        try:
+            yield response
+        finally:
+            response.close()
+
+    async def aclose(self) -> None:
+        return
+
+    def _request(
         self,
         method: str,
         url: str,
-        *,
         params: Mapping[str, str] | None,
+        content: bytes | None,
+        headers: Mapping[str, str] | None,
         timeout: httpx.Timeout,
-        content: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
     ) -> Request:
         said = {name.lower(): value for name, value in (headers or {}).items()}
         if self.operation:
@@ -359,13 +370,8 @@ class Http:
         query = f"?{urlencode(params)}" if params else ""
         return Request(method=method, url=url + query, headers=said, content=content or b"", timeout=timeout)
 
-    async def send(self, request: Request, *, stream: bool = False) -> Response:
+    async def _send(self, request: Request) -> Response:
         response = await self._web.exchange(self._client, request)
-        if not stream:
-            await response.aread()
         said = response.headers.get("x-kago-index", "")
         self.index = int(said) if said.isdigit() else None
         return response
-
-
-_NOWHERE = httpx.AsyncBaseTransport()

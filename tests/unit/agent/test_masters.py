@@ -35,7 +35,7 @@ def play(tmp_path: Path, scenario: Callable[[Masters, Worker], Awaitable[None]])
         clock = SystemClock()
         registration = Registration(name="n1", id="a1", incarnation=1, address="x", port=1, capacity=Resources())
         with Notebook(tmp_path) as notebook:
-            client = Client(["http://a:1"], transport=httpx.MockTransport(answer), clock=clock)
+            client = Client(["http://a:1"], http=httpx.AsyncClient(transport=httpx.MockTransport(answer)), clock=clock)
             worker = Worker(notebook, {}, "n1", clock)
             masters = Masters(registration, notebook, worker, clock, telling=client, watching=client, dice=Random(1))
             worker.said = {"p1": SAID}
@@ -97,7 +97,7 @@ def test_a_master_of_an_earlier_life_of_the_cluster_is_left(tmp_path: Path) -> N
         registration = Registration(name="n1", id="a1", incarnation=1, address="x", port=1, capacity=Resources())
         with Notebook(tmp_path) as notebook:
             notebook.notes = msgspec.structs.replace(notebook.notes, epoch=1005)
-            client = Client(["http://old:1", "http://new:1"], transport=httpx.MockTransport(answer), clock=clock)
+            client = Client(["http://old:1", "http://new:1"], http=httpx.AsyncClient(transport=httpx.MockTransport(answer)), clock=clock)
             worker = Worker(notebook, {}, "n1", clock)
             masters = Masters(registration, notebook, worker, clock, telling=client, watching=client, dice=Random(1))
             worker.said = {"p1": SAID}

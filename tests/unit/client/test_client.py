@@ -19,7 +19,7 @@ Handler = Callable[[httpx.Request], httpx.Response]
 
 
 def client_of(*servers: str, handler: Handler, timeout_s: float = 2.0) -> Client:
-    return Client(servers, timeout_s=timeout_s, transport=httpx.MockTransport(handler))
+    return Client(servers, timeout_s=timeout_s, http=httpx.AsyncClient(transport=httpx.MockTransport(handler)))
 
 
 def json_answer(thing: object, status: int = 200, headers: dict[str, str] | None = None) -> httpx.Response:
