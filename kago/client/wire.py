@@ -1,7 +1,7 @@
 """HTTP/1.1 over connections that are kept: what every agent asks every second costs it one write and a few callbacks.
 
-httpx's own client makes objects of every part of a call and costs more than ten times as much. Left out is what a server of Kago, or a proxy
-before it, is never asked for: redirects, cookies, compression, proxies of the environment. What fails is told in httpx's exceptions.
+httpx's own client makes objects of every part of a call and costs more than ten times as much. Left out is what a server of Kago, or a
+proxy before it, is never asked for: redirects, cookies, compression, proxies of the environment. What fails is told in httpx's exceptions.
 """
 
 import asyncio
