@@ -28,7 +28,7 @@ class _Proposal:
         self.request_id = request_id
         self.entry = entry
         self.waiters: list[tuple[float, Done]] = []
-        self.rounds: set[int] = set()
+        self.rounds: tuple[int, ...] = ()
         """Messages that carried it to another member and were not refused."""
         self.appended = False
         self.refused = False
@@ -88,7 +88,7 @@ class Proposals:
         for request_id in self._rounds.pop(message.round, ()):
             proposal = self._pending.get(request_id)
             if proposal is not None:
-                proposal.rounds.discard(message.round)
+                proposal.rounds = tuple(round for round in proposal.rounds if round != message.round)
                 proposal.refused = True
 
     # -- onwards ---------------------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ class Proposals:
             self._round += 1
             ids = self._rounds[self._round] = [item[0] for item in batch]
             for request_id in ids:
-                self._pending[request_id].rounds.add(self._round)
+                self._pending[request_id].rounds += (self._round,)
             if len(self._rounds) > _MAX_ROUNDS:
                 self._rounds.popitem(last=False)
             self._guard.emit(leader, Submit(round=self._round, proposals=batch))

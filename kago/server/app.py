@@ -56,6 +56,8 @@ DRAIN_S = 1.0
 """Requests under way at a stop are given this long; every server's stop must fit into what an operator waits."""
 LAST_WORDS_S = 0.02
 """For whoever still waited for the log, to be told that it is closed."""
+GC_THRESHOLDS = (10_000, 20, 20)
+"""A request makes hundreds of objects, and reference counts see to all but a few of them: look for cycles more seldom than Python does."""
 EXPELLED = 5
 """Exit code of a server that was removed: to start it again is of no use."""
 VERSION = installed_version("kago")
@@ -334,6 +336,7 @@ async def serve(config: ServeConfig, token: Token | None = None) -> int:
     await warn(server.checks, status.me, version=VERSION, voters=sum(member.voter for member in status.members))
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     running = asyncio.create_task(server.run())
     await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
     code = 0
