@@ -6,6 +6,7 @@ cut off by a limit is decided again on what the tables say then.
 
 from collections.abc import Iterable
 from itertools import islice
+from operator import attrgetter
 
 from msgspec import Struct
 
@@ -130,7 +131,8 @@ class Reconciler:
 
 def _placements(tables: Tables, plan: Plan) -> list[AnyCommand]:
     epoch = tables.cluster.epoch
-    assignments, unplaced = iter(plan.assignments), iter(plan.unplaced)
+    # All pods of a node together: then its use changes once, or twice where a limit comes between, and not once for each pod.
+    assignments, unplaced = iter(sorted(plan.assignments, key=attrgetter("node_name"))), iter(plan.unplaced)
     commands: list[AnyCommand] = []
     while bound := tuple(islice(assignments, MAX_PODS_PER_COMMAND)):
         commands.append(AssignPods(epoch=epoch, assignments=bound))

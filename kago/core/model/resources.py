@@ -15,9 +15,5 @@ class Resources(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def minus(self, other: "Resources") -> "Resources":
         return Resources(cpu_millis=self.cpu_millis - other.cpu_millis, memory_mb=self.memory_mb - other.memory_mb)
 
-    def fits(self, free: "Resources") -> bool:
-        """Whether this amount can be taken from `free`."""
-        return self.cpu_millis <= free.cpu_millis and self.memory_mb <= free.memory_mb
-
 
 NOTHING = Resources(cpu_millis=0, memory_mb=0)

@@ -79,6 +79,9 @@ def _check_indexes(tables: Tables) -> Iterator[str]:
     for name in {pod.node_name for pod in tables.pods.values() if pod.node_name} | set(tables.nodes):
         if anew.pods_of_node(name) != tables.pods_of_node(name):
             yield f"the index of node {name}'s pods is wrong"
+    for node in tables.nodes.values():
+        if tables.node_name(node.id) != node.name:
+            yield f"node {node.name} is not found by its id"
 
 
 def _check_history(tables: Tables) -> Iterator[str]:

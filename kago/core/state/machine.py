@@ -157,11 +157,9 @@ def _check_schema(schema: int) -> None:
 
 
 def _chained(digest: bytes, index: int, changes: Iterable[Change], result: bytes) -> bytes:
-    chain = blake2b(digest, digest_size=16)
-    chain.update(index.to_bytes(8, "big"))
-    chain.update(result)
+    parts = [index.to_bytes(8, "big"), result]
     for change in changes:
-        mark, thing = (b"+", change.after) if isinstance(change, Put) else (b"-", change.before)
-        chain.update(mark)
-        chain.update(_ENCODER.encode(thing))
+        parts += (b"+", _ENCODER.encode(change.after)) if isinstance(change, Put) else (b"-", _ENCODER.encode(change.before))
+    chain = blake2b(digest, digest_size=16)
+    chain.update(b"".join(parts))
     return chain.digest()

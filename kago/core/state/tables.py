@@ -33,6 +33,7 @@ class Tables:
         """By index: the last ones, of which the first is found at once however many before it are gone."""
         self.unplaced_ids: dict[str, None] = {}
         """Ids of live pods without a node. Its order is history's: sort by pod name before it reaches a change."""
+        self._names_by_node_id: dict[str, str] = {}
         self._ids_by_name: dict[str, str] = {}
         self._ids_by_deployment: dict[str, dict[str, None]] = {}
         self._ids_by_node: dict[str, dict[str, None]] = {}
@@ -53,6 +54,10 @@ class Tables:
             case ChangeRecord(index=index):
                 return self.history.get(index) is thing
         return False
+
+    def node_name(self, node_id: str) -> str | None:
+        """The name of the node with this id."""
+        return self._names_by_node_id.get(node_id)
 
     def pods_of_deployment(self, name: str) -> list[Pod]:
         """Its pods, the stopped ones too, sorted by name. Also of a deployment that is deleted, while they wind down."""
@@ -79,6 +84,7 @@ class Tables:
         other.nodes, other.servers = self.nodes.copy(), self.servers.copy()
         other.tokens, other.removals = self.tokens.copy(), self.removals.copy()
         other.history = self.history.copy()
+        other._names_by_node_id = self._names_by_node_id.copy()
         other.unplaced_ids, other._ids_by_name = self.unplaced_ids.copy(), self._ids_by_name.copy()
         other._ids_by_deployment = {name: ids.copy() for name, ids in self._ids_by_deployment.items()}
         other._ids_by_node = {name: ids.copy() for name, ids in self._ids_by_node.items()}
@@ -94,7 +100,7 @@ class Tables:
             case Deployment() as deployment:
                 self.deployments[deployment.name] = deployment
             case Node() as node:
-                self.nodes[node.name] = node
+                self._index_node(node)
             case Server() as server:
                 self.servers[server.id] = server
             case Token() as token:
@@ -113,7 +119,7 @@ class Tables:
             case Deployment(name=name):
                 del self.deployments[name]
             case Node(name=name):
-                del self.nodes[name]
+                self._unindex_node(self.nodes.pop(name))
             case Server(id=id):
                 del self.servers[id]
             case Token(id=id):
@@ -125,12 +131,28 @@ class Tables:
             case Cluster():
                 raise AssertionError("a cluster is never removed")
 
+    def _index_node(self, node: Node) -> None:
+        known = self.nodes.get(node.name)
+        self.nodes[node.name] = node
+        if known is None or known.id != node.id:
+            if known is not None:
+                self._unindex_node(known)
+            self._names_by_node_id[node.id] = node.name
+
+    def _unindex_node(self, node: Node) -> None:
+        # One command may give its id to another name, in either order.
+        if self._names_by_node_id.get(node.id) == node.name:
+            del self._names_by_node_id[node.id]
+
     def _index_pod(self, pod: Pod) -> None:
         known = self.pods.get(pod.id)
         self.pods[pod.id] = pod
         if known is None:
             self._ids_by_name[pod.name] = pod.id
             self._ids_by_deployment.setdefault(pod.deployment_name, {})[pod.id] = None
+        elif pod.node_name is not None and pod.node_name == known.node_name:
+            # Most changes are of bound pods and move no index.
+            return
         if pod.node_name is not None:
             self._ids_by_node.setdefault(pod.node_name, {})[pod.id] = None
         if pod.live and pod.node_name is None:

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
+from kago.core.model.node import Node
 from kago.core.model.pod import Pod
-from kago.core.state.changes import Put, Removed
+from kago.core.model.resources import NOTHING
+from kago.core.state.changes import Change, Put, Removed
 from kago.core.state.invariants import check
 from kago.core.state.machine import Machine
 from kago.core.state.snapshot import PAGE_BYTES, PAGE_THINGS, Snapshot, read_snapshot
@@ -17,6 +19,10 @@ from tests.unit.core.stage import Stage
 def pod(n: int, *, node: str | None = None, deployment: str = "web", env: dict[str, str] | None = None) -> Pod:
     name = f"{deployment}-{n:05}"
     return Pod(id=f"id-{n:05}", name=name, deployment_name=deployment, revision=1, node_name=node, env=env or {}, version=1)
+
+
+def a_node(name: str, id: str = "") -> Node:
+    return Node(name=name, id=id or name, address="127.0.0.1", port=1, capacity=NOTHING, allocatable=NOTHING, available=NOTHING, version=1)
 
 
 def tables_of(*pods: Pod) -> Tables:
@@ -35,12 +41,30 @@ def test_pods_are_found_and_sorted_by_name() -> None:
     assert tables.pods_of_deployment("nobody") == tables.pods_of_node("nobody") == []
 
 
-def test_nothing_is_left_of_a_removed_pod() -> None:
+def test_nothing_is_left_of_what_was_removed() -> None:
     tables = tables_of(pod(1), pod(2, node="n1"))
-    tables.absorb(2, [Removed(pod(1)), Removed(pod(2, node="n1"))])
+    tables.absorb(1, [Put(a_node("n1"))])
+    tables.absorb(2, [Removed(pod(1)), Removed(pod(2, node="n1")), Removed(a_node("n1"))])
     empty = Tables()
     empty.index = 2
     assert {name: value for name, value in vars(tables).items() if value} == {name: value for name, value in vars(empty).items() if value}
+
+
+def test_a_node_is_found_by_its_id_also_when_that_goes_to_another_name() -> None:
+    moves: list[list[Change]] = [
+        [Removed(a_node("n1", "x")), Put(a_node("n2", "x"))],
+        [Put(a_node("n2", "x")), Removed(a_node("n1", "x"))],
+        [Put(a_node("n2", "x")), Put(a_node("n1", "y"))],
+    ]
+    for changes in moves:
+        tables = Tables()
+        tables.absorb(1, [Put(a_node("n1", "x"))])
+        assert (tables.node_name("x"), tables.node_name("y")) == ("n1", None)
+        tables.absorb(2, changes)
+        assert tables.node_name("x") == "n2"
+        assert tables.node_name("y") == ("n1" if "n1" in tables.nodes else None)
+        assert not check(tables)
+        assert tables.copy().node_name("x") == "n2"
 
 
 def test_a_copy_stays_as_it_is() -> None:

@@ -5,7 +5,7 @@ version on each, and the fields derived from pods (a deployment's counts, a node
 depends on the touched pods alone.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -105,8 +105,7 @@ class Draft:
 
     def changes(self) -> tuple[Change, ...]:
         """What this command does, kind by kind, each in the order it was first touched."""
-        self._derive_counts()
-        self._derive_use()
+        self._derive()
         tables = self.tables
         found: list[Change] = []
         if self._cluster != tables.cluster:
@@ -128,45 +127,55 @@ class Draft:
             elif after != before:
                 yield Put(replace(after, version=self.index), before)
 
-    def _derive_counts(self) -> None:
-        """Give the deployments of touched pods their new counts."""
-
-        def amounts(pod: Pod) -> tuple[str, Amounts]:
-            deployment = self.deployment(pod.deployment_name)
-            return pod.deployment_name, replicas_of(pod, deployment.revision if deployment else 0)
-
-        for name, (ready, updated, total) in self._moved(amounts).items():
-            if (deployment := self.deployment(name)) is not None:
+    def _derive(self) -> None:
+        """Give the deployments of touched pods their new counts, and their nodes and touched nodes their new use and what that leaves."""
+        counts, use = self._moved()
+        for name, (ready, updated, total) in counts.items():
+            if (ready or updated or total) and (deployment := self.deployment(name)) is not None:
                 self.put_deployment(replace(
                     deployment,
                     ready_replicas=deployment.ready_replicas + ready,
                     updated_replicas=deployment.updated_replicas + updated,
                     total_replicas=deployment.total_replicas + total,
                 ))
-
-    def _derive_use(self) -> None:
-        """Give the nodes of touched pods, and touched nodes, their new use and what that leaves."""
-
-        def amounts(pod: Pod) -> tuple[str, Amounts]:
-            return pod.node_name or "", (pod.resources.cpu_millis, pod.resources.memory_mb, 1)
-
-        moved = self._moved(amounts)
+        moved = {name: sums for name, sums in use.items() if any(sums)}
         for name in [*moved, *(name for name in self._nodes if name not in moved)]:
             if (node := self.node(name)) is not None:
                 cpu, memory, pods = moved.get(name, (0, 0, 0))
                 used = replace(node.used, cpu_millis=node.used.cpu_millis + cpu, memory_mb=node.used.memory_mb + memory)
                 self.put_node(replace(node, used=used, available=node.allocatable.minus(used), pods=node.pods + pods))
 
-    def _moved(self, amounts: Callable[[Pod], tuple[str, Amounts]]) -> dict[str, Amounts]:
-        """By name, the sum of what touched pods now are minus what they were; names whose sum is nothing are left out."""
-        sums: dict[str, Amounts] = {}
+    def _moved(self) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+        """What touched pods now are minus what they were: by deployment the sums of `replicas_of`, by node CPU, memory and pods."""
+        counts: dict[str, list[int]] = {}
+        use: dict[str, list[int]] = {}
+        revisions: dict[str, int] = {}
+        known = self.tables.pods
         for id, after in self._pods.items():
-            for pod, sign in ((self.tables.pods.get(id), -1), (after, 1)):
-                if pod is not None:
-                    name, (a, b, c) = amounts(pod)
-                    x, y, z = sums.get(name, (0, 0, 0))
-                    sums[name] = (x + sign * a, y + sign * b, z + sign * c)
-        return {name: moved for name, moved in sums.items() if any(moved)}
+            before = known.get(id)
+            # What a pod is promised, and of which revision it is, never changes: most reports move nothing here.
+            counted = after is None or before is None or after.ready is not before.ready or after.desired is not before.desired
+            bound = after is None or before is None or after.node_name != before.node_name
+            for pod, sign in ((before, -1), (after, 1)):
+                if pod is None:
+                    continue
+                name = pod.deployment_name
+                sums = counts.setdefault(name, [0, 0, 0])
+                if counted:
+                    if (revision := revisions.get(name)) is None:
+                        deployment = self.deployment(name)
+                        revision = revisions[name] = deployment.revision if deployment else 0
+                    ready, updated, total = replicas_of(pod, revision)
+                    sums[0] += sign * ready
+                    sums[1] += sign * updated
+                    sums[2] += sign * total
+                if pod.node_name is not None:
+                    sums = use.setdefault(pod.node_name, [0, 0, 0])
+                    if bound:
+                        sums[0] += sign * pod.resources.cpu_millis
+                        sums[1] += sign * pod.resources.memory_mb
+                        sums[2] += sign
+        return counts, use
 
 
 def invalid(errors: tuple[FieldError, ...]) -> Rejection:

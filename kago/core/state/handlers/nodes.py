@@ -102,16 +102,16 @@ def _free_name(draft: Draft, wanted: Registration, holder: Node | None) -> Rejec
 
 def _free_id(draft: Draft, wanted: Registration) -> Rejection | None:
     """Let a machine change its name once its old self is down; while that is ready, two agents share one data directory or a copy."""
-    for node in draft.tables.nodes.values():
-        if node.id != wanted.id or node.name == wanted.name:
-            continue
-        if node.status is NodeStatus.READY:
-            return Rejection(
-                refusal=Refusal.CONFLICT, detail=f"this agent's data directory belongs to node {node.name}, which is ready; use that name"
-            )
-        if wanted.incarnation < node.incarnation:
-            return stale_incarnation(node, wanted.incarnation)
-        _forget(draft, node)
+    node = draft.tables.nodes.get(draft.tables.node_name(wanted.id) or "")
+    if node is None or node.name == wanted.name:
+        return None
+    if node.status is NodeStatus.READY:
+        return Rejection(
+            refusal=Refusal.CONFLICT, detail=f"this agent's data directory belongs to node {node.name}, which is ready; use that name"
+        )
+    if wanted.incarnation < node.incarnation:
+        return stale_incarnation(node, wanted.incarnation)
+    _forget(draft, node)
     return None
 
 

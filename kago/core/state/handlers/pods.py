@@ -4,10 +4,9 @@ from hashlib import blake2b
 
 from msgspec.structs import replace
 
-from kago.core.model.deployment import TEMPLATE_FIELDS, Deployment
+from kago.core.model.deployment import TEMPLATE_FIELDS
 from kago.core.model.node import Node, NodeStatus
 from kago.core.model.pod import Pod, PodStatus
-from kago.core.model.resources import Resources
 from kago.core.state.commands import MAX_PODS_PER_COMMAND, AssignPods, CreatePods, DeletePod, ExplainPods, RemovePods, StopPods
 from kago.core.state.handlers.draft import FINISHED, Draft
 from kago.core.state.rejections import Accepted, Refusal, Rejection, Reply
@@ -32,9 +31,15 @@ def create(draft: Draft, command: CreatePods) -> Reply:
         return Rejection(
             refusal=Refusal.CONFLICT, detail=f"deployment {deployment.name} may get 1 to {limit} more pods now, not {command.count}"
         )
-    template = {name: getattr(deployment, name) for name in TEMPLATE_FIELDS}
+    template: dict[str, object] = {name: getattr(deployment, name) for name in TEMPLATE_FIELDS}
+    alike = Pod(
+        **template,  # type: ignore[arg-type]
+        id="", name="", deployment_name=deployment.name, revision=deployment.revision, created_at=draft.at,
+    )  # fmt: skip
     for ordinal in range(command.count):
-        draft.put_pod(_minted(draft, deployment, template, ordinal))
+        id = _uuid(f"{draft.tables.cluster.id}/{draft.index}/{ordinal}")
+        name = f"{deployment.name}-{_suffix(draft.index * MAX_PODS_PER_COMMAND + ordinal)}"
+        draft.put_pod(replace(alike, id=id, name=name))
     return Accepted(name=deployment.name, version=draft.index, count=command.count)
 
 
@@ -70,16 +75,17 @@ def remove(draft: Draft, command: RemovePods) -> Reply:
 def assign(draft: Draft, command: AssignPods) -> Reply:
     if len(command.assignments) > MAX_PODS_PER_COMMAND:
         return _too_many(len(command.assignments))
-    free: dict[str, Resources] = {}
+    free: dict[str, tuple[int, int]] = {}
     bound = 0
     for assignment in command.assignments:
         pod, node = draft.pod(assignment.pod_id), draft.node(assignment.node_name)
         if pod is None or node is None or not _unplaced(pod) or not _accepts(node, pod):
             continue
-        room = free.get(node.name, node.available)
-        if not pod.resources.fits(room):
+        cpu, memory = free.get(node.name) or (node.available.cpu_millis, node.available.memory_mb)
+        cpu, memory = cpu - pod.resources.cpu_millis, memory - pod.resources.memory_mb
+        if cpu < 0 or memory < 0:
             continue
-        free[node.name] = room.minus(pod.resources)
+        free[node.name] = cpu, memory
         draft.put_pod(replace(pod, node_name=node.name, reason="", message=""))
         bound += 1
     return Accepted(version=draft.index, count=bound)
@@ -117,17 +123,9 @@ def _unplaced(pod: Pod) -> bool:
 
 def _accepts(node: Node, pod: Pod) -> bool:
     """Whether the node takes pods of this kind at all, room aside."""
-    selected = all(node.labels.get(key) == value for key, value in pod.node_selector.items())
-    return node.status is NodeStatus.READY and pod.runtime in node.runtimes and selected
-
-
-def _minted(draft: Draft, deployment: Deployment, template: dict[str, object], ordinal: int) -> Pod:
-    id = _uuid(f"{draft.tables.cluster.id}/{draft.index}/{ordinal}")
-    name = f"{deployment.name}-{_suffix(draft.index * MAX_PODS_PER_COMMAND + ordinal)}"
-    return Pod(
-        **template,  # type: ignore[arg-type]
-        id=id, name=name, deployment_name=deployment.name, revision=deployment.revision, created_at=draft.at,
-    )
+    if node.status is not NodeStatus.READY or pod.runtime not in node.runtimes:
+        return False
+    return not pod.node_selector or all(node.labels.get(key) == value for key, value in pod.node_selector.items())
 
 
 def _uuid(text: str) -> str:
@@ -147,7 +145,11 @@ def _suffix(number: int) -> str:
     while number >= 36**length:
         length += 1
     number = number * _STRIDE % 36**length
-    return "".join(_DIGITS[number // 36**place % 36] for place in reversed(range(length)))
+    digits = ""
+    for _ in range(length):
+        number, digit = divmod(number, 36)
+        digits = _DIGITS[digit] + digits
+    return digits
 
 
 def _too_many(count: int) -> Rejection:
