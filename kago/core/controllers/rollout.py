@@ -7,6 +7,7 @@ that is turned round half-way is simply another rollout.
 """
 
 from collections.abc import Iterator
+from heapq import nsmallest
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -30,61 +31,67 @@ def roll_out(tables: Tables, deployment: Deployment, *, now: float) -> Rollout:
     """The next step for this deployment; none when it is as wanted or has to wait. `now` in seconds since the epoch."""
     if deployment.total_replicas == deployment.updated_replicas == deployment.replicas:
         return Rollout()
-    live = [pod for pod in tables.pods_of_deployment(deployment.name) if pod.live]
-    step = _Step(deployment, live, now)
-    creates = tuple(_creates(tables, deployment, len(live), step.missing()))
+    step = _Step(deployment, tables.live_pods(deployment.name), now)
+    creates = tuple(_creates(tables, deployment, step.total, step.missing()))
     made = sum(command.count for command in creates)
-    commands: tuple[CreatePods | StopPods, ...] = (*creates, *_stops(tables, deployment, step.stops(), len(live) + made))
-    waits = [left for pod in live if pod.ready and (left := _left_s(pod, deployment, now)) > 0]
-    return Rollout(commands, min(waits, default=None) if step.rolling else None)
+    commands: tuple[CreatePods | StopPods, ...] = (*creates, *_stops(tables, deployment, step.stops(), step.total + made))
+    return Rollout(commands, min(step.waits, default=None) if step.rolling else None)
 
 
 class _Step:
-    """The sums of one step. Stops take from `new`, `old` and with them from what later stops may take."""
+    """The sums of one step, over all pods once: only those that are down, and of the others those to stop, are worth sorting."""
 
     def __init__(self, deployment: Deployment, live: list[Pod], now: float) -> None:
         rolling = deployment.rolling_update
         self._replicas = deployment.replicas
         self._most = deployment.replicas + rolling.max_surge
         self._least = max(deployment.replicas - rolling.max_unavailable, 0)
-        order = sorted(live, key=_expendable)
-        self._available = {pod.id for pod in live if pod.ready and _left_s(pod, deployment, now) <= 0}
-        self._new = [pod for pod in order if pod.revision == deployment.revision]
-        self._old = [pod for pod in order if pod.revision != deployment.revision]
-        self._total, self._count_new = len(live), len(self._new)
-        self.rolling = bool(self._old)
+        self._new_up: list[Pod] = []
+        self._new_down: list[Pod] = []
+        self._old_up: list[Pod] = []
+        self._old_down: list[Pod] = []
+        self.waits: list[float] = []
+        """Seconds until each of those that are ready, but not for long enough, counts as available."""
+        for pod in live:
+            if pod.revision != deployment.revision:
+                (self._old_up if pod.ready else self._old_down).append(pod)
+            elif not pod.ready:
+                self._new_down.append(pod)
+            elif (left := _left_s(pod, deployment, now)) > 0:
+                self._new_down.append(pod)
+                self.waits.append(left)
+            else:
+                self._new_up.append(pod)
+        self.total, self._count_new = len(live), len(self._new_up) + len(self._new_down)
+        self.rolling = self._count_new < self.total
 
     def missing(self) -> int:
         """How many pods of the newest revision to make now. What this step stops makes room only for the next one."""
-        return max(0, min(self._replicas - self._count_new, self._most - self._total))
+        return max(0, min(self._replicas - self._count_new, self._most - self.total))
 
     def stops(self) -> list[Pod]:
         """The pods to stop now, the least useful first."""
-        new_down, new_up = self._split(self._new)
-        old_down, old_up = self._split(self._old)
-        surplus = max(0, len(self._new) - self._replicas)
-        total, spare = self._total, len(self._available) - self._least
+        new_down, old_down = sorted(self._new_down, key=_expendable), sorted(self._old_down, key=_expendable)
+        surplus = max(0, self._count_new - self._replicas)
+        total, spare = self.total, max(len(self._new_up) + len(self._old_up) - self._least, 0)
 
         # Those without a node never ran and do not run now; nothing is lost with them.
         unbound = [pod for pod in old_down if pod.node_name is None]
         chosen = unbound + new_down[:surplus]
         old_down, new_down = old_down[len(unbound) :], new_down[surplus:]
-        surplus = max(0, len(new_up) + len(new_down) - self._replicas)
+        surplus = max(0, len(self._new_up) + len(new_down) - self._replicas)
         total -= len(chosen)
 
         # An older pod that is down may come up again: keep as many as could still be needed should the new ones never do.
         down = old_down[: max(total - self._least - len(new_down), total - self._most, 0)]
         total -= len(down)
 
-        up = (new_up[:surplus] + old_up)[: max(spare, 0)]
+        up = nsmallest(min(surplus, spare), self._new_up, key=_expendable)
+        up += nsmallest(spare - len(up), self._old_up, key=_expendable)
         total -= len(up)
 
         # Limits made tighter half-way: then new ones that are not up go too.
         return chosen + down + up + new_down[: max(total - self._most, 0)]
-
-    def _split(self, pods: list[Pod]) -> tuple[list[Pod], list[Pod]]:
-        down = [pod for pod in pods if pod.id not in self._available]
-        return down, [pod for pod in pods if pod.id in self._available]
 
 
 def _expendable(pod: Pod) -> tuple[bool, bool, int, float, str]:
@@ -93,8 +100,8 @@ def _expendable(pod: Pod) -> tuple[bool, bool, int, float, str]:
 
 
 def _left_s(pod: Pod, deployment: Deployment, now: float) -> float:
-    """Seconds until this ready pod counts as available; 0 or less: it does."""
-    if pod.revision != deployment.revision or pod.ready_at is None or pod.ready_at > now + MAX_CLOCK_SKEW_S:
+    """Seconds until this ready pod of the newest revision counts as available; 0 or less: it does."""
+    if pod.ready_at is None or pod.ready_at > now + MAX_CLOCK_SKEW_S:
         return 0.0
     return pod.ready_at + deployment.rolling_update.min_ready_s - now
 

@@ -11,7 +11,7 @@ from kago.core.model.cluster import Cluster, Server
 from kago.core.model.deployment import Deployment
 from kago.core.model.history import ChangeRecord
 from kago.core.model.node import Node
-from kago.core.model.pod import Pod
+from kago.core.model.pod import Desired, Pod
 from kago.core.model.token import Removal, Token
 from kago.core.state.changes import Change, Put, Removed, Thing
 
@@ -62,6 +62,11 @@ class Tables:
     def pods_of_deployment(self, name: str) -> list[Pod]:
         """Its pods, the stopped ones too, sorted by name. Also of a deployment that is deleted, while they wind down."""
         return self._sorted(self._ids_by_deployment.get(name, {}))
+
+    def live_pods(self, name: str) -> list[Pod]:
+        """The pods of a deployment that count as its replicas, in the order of history: sort what of it reaches a command."""
+        pods = self.pods
+        return [pod for id in self._ids_by_deployment.get(name, {}) if (pod := pods[id]).desired is Desired.RUNNING]
 
     def pods_of_node(self, name: str) -> list[Pod]:
         """The pods bound to it, sorted by name."""

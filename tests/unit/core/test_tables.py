@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from kago.core.model.node import Node
-from kago.core.model.pod import Pod
+from kago.core.model.pod import Desired, Pod
 from kago.core.model.resources import NOTHING
 from kago.core.state.changes import Change, Put, Removed
 from kago.core.state.invariants import check
@@ -35,6 +36,8 @@ def test_pods_are_found_and_sorted_by_name() -> None:
     tables = tables_of(pod(3), pod(1, node="n1"), pod(2, deployment="api"), pod(4, node="n1"))
     assert [each.id for each in tables.pods_of_deployment("web")] == ["id-00001", "id-00003", "id-00004"]
     assert [each.id for each in tables.pods_of_node("n1")] == ["id-00001", "id-00004"]
+    tables.absorb(2, [Put(replace(pod(4, node="n1"), desired=Desired.STOPPED))])
+    assert [each.id for each in tables.live_pods("web")] == ["id-00003", "id-00001"]
     assert list(tables.unplaced_ids) == ["id-00003", "id-00002"]
     assert tables.pod_id("web-00003") == tables.pod_id("id-00003") == "id-00003"
     assert tables.pod_id("web-9") is None
