@@ -106,6 +106,11 @@ class Ranking:
         self._suits: dict[Offers, bool] = {}
         self._build()
 
+    def takes_any(self) -> bool:
+        """Whether some node takes a pod of this shape."""
+        self._catch_up()
+        return bool(self._scores)
+
     def take(self, count: int, deployment_name: str) -> list[str]:
         """The nodes for the next `count` pods of this shape and deployment, which take their room; fewer: no node takes the rest."""
         if self._deployment_name != deployment_name:

@@ -182,6 +182,8 @@ class Scheduler:
         if not self._capacity.grown:
             return False
         for shape, waiting in list(self._waiting.items()):
+            if not self._capacity.ranking(shape).takes_any():
+                continue
             if waiting.disordered:
                 waiting.ids = {pod.id: None for pod in sorted(_pods(waiting.ids, tables), key=_turn)}
                 waiting.disordered = False

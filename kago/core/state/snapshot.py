@@ -9,9 +9,10 @@ from operator import attrgetter
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from kago.core.model.cluster import Cluster, Server
-from kago.core.model.deployment import Deployment
+from kago.core.model.deployment import TEMPLATE_FIELDS, Deployment
 from kago.core.model.history import ChangeRecord
 from kago.core.model.node import Node
 from kago.core.model.pod import Pod
@@ -31,6 +32,9 @@ _KINDS: dict[str, type[Thing]] = {
 }
 _KEYS = {"Server": "id", "Pod": "id", "Token": "id", "Removal": "key", "Change": "index"}
 """What a kind's things are ordered by, where not by name."""
+_COMMON = ("deployment_name", *(name for name in TEMPLATE_FIELDS if name != "stop_grace_s"))
+"""Fields that pods of one template share. Of equal floats one may be -0.0, which is other bytes."""
+_template_of = attrgetter(*_COMMON)
 _ENCODER = msgspec.msgpack.Encoder(order="deterministic")
 
 
@@ -87,7 +91,7 @@ def read_snapshot(index: int, chunks: Iterable[bytes]) -> tuple[Tables, bytes]:
     pages = iter(chunks)
     try:
         header = _header(next(pages, b""))
-        things = list(_things(pages))
+        things = list(_sharing(_things(pages)))
     except msgspec.DecodeError as error:
         raise ValueError(f"the snapshot cannot be read: {error}") from error
     if header.index != index:
@@ -110,6 +114,23 @@ def _header(chunk: bytes) -> Header:
             "use the version that wrote it"
         )
     return header
+
+
+def _sharing(things: Iterable[Thing]) -> Iterator[Thing]:
+    """The same things; pods have in common again what those of one template are made of, which is most of the memory they take."""
+    templates: dict[tuple[str, int], tuple[object, ...]] = {}
+    names: dict[str, str] = {}
+    for thing in things:
+        if isinstance(thing, Pod):
+            own = _template_of(thing)
+            template = templates.setdefault((thing.deployment_name, thing.revision), own)
+            if template == own:
+                common = dict(zip(_COMMON, template, strict=True))
+                if thing.node_name is not None:
+                    common["node_name"] = names.setdefault(thing.node_name, thing.node_name)
+                yield replace(thing, **common)
+                continue
+        yield thing
 
 
 class _Format(Struct):

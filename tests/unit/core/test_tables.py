@@ -85,6 +85,18 @@ def test_a_snapshot_does_not_depend_on_history() -> None:
     assert list(Snapshot(there, b"d").chunks()) == list(Snapshot(here, b"d").chunks())
 
 
+def test_pods_of_one_template_share_it_after_a_restore_too() -> None:
+    template = {"PASSWORD": "long"}
+    # The last is of a deployment of the same name that was deleted.
+    pods = [pod(n, node="n1", env=template) for n in range(3)] + [pod(3, node="n1", env={"PASSWORD": "other"})]
+    restored, _ = read_snapshot(1, Snapshot(tables_of(*pods), b"d").chunks())
+    assert list(restored.pods.values()) == pods
+    one, two, three, other = restored.pods.values()
+    assert one.env is two.env is three.env
+    assert one.node_name is two.node_name is three.node_name
+    assert other.env == {"PASSWORD": "other"}
+
+
 def test_a_snapshot_stays_as_it_was_captured() -> None:
     tables = tables_of(pod(1))
     before = list(Snapshot(tables, b"d").chunks())
