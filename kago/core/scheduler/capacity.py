@@ -15,6 +15,7 @@ from kago.core.scheduler.scores import SCORES, SPREADING
 MAX_RANKED = 500_000
 """Scores kept over all rankings, which bounds the memory they take."""
 MIN_RANKINGS = 8
+MAX_RANKINGS = 1000
 MAX_JOURNAL = 100_000
 
 
@@ -33,8 +34,10 @@ class Capacity:
 
     def put(self, name: str, node: Node | None) -> None:
         """Take over what a node is now; None: it is gone."""
-        before = self.rooms.pop(name, None)
-        if node is not None:
+        before = self.rooms.get(name)
+        if node is None:
+            self.rooms.pop(name, None)
+        else:
             room = Room(node, before.offers if before is not None and before.offers.are_of(node) else self._offers_of(node))
             self.rooms[name] = room
             if before is not None and room.is_like(before):
@@ -71,9 +74,12 @@ class Capacity:
 
     def ranking(self, shape: Shape) -> "Ranking":
         """The nodes for pods of this shape; those least recently asked for make room for it."""
-        ranking = self._rankings.pop(shape, None) or Ranking(self, shape)
-        while len(self._rankings) >= max(MIN_RANKINGS, MAX_RANKED // max(len(self.rooms), 1)):
-            del self._rankings[next(iter(self._rankings))]
+        ranking = self._rankings.pop(shape, None)
+        if ranking is None:
+            ranking = Ranking(self, shape)
+            ranked = ranking.entries + sum(other.entries for other in self._rankings.values())
+            while len(self._rankings) >= MIN_RANKINGS and (ranked > MAX_RANKED or len(self._rankings) >= MAX_RANKINGS):
+                ranked -= self._rankings.pop(next(iter(self._rankings))).entries
         self._rankings[shape] = ranking
         return ranking
 
@@ -183,14 +189,14 @@ class Ranking:
         for names in self._tied.values():
             names.sort()
         self._levels = sorted(self._tied)
-        self._entries = len(self._scores)
+        self.entries = len(self._scores)
 
     def _catch_up(self) -> None:
         journal, rooms = self._capacity.journal, self._capacity.rooms
         if self._seen == len(journal):
             return
         changed = dict.fromkeys(journal[self._seen :])
-        if self._entries + len(changed) > 4 * len(rooms) + 1000:
+        if self.entries + len(changed) > 4 * len(rooms) + 1000:
             self._build()
             return
         self._seen = len(journal)
@@ -230,7 +236,7 @@ class Ranking:
             heappush(self._later.setdefault(score, []), (held, name))
         else:
             heappush(names, name)
-        self._entries += 1
+        self.entries += 1
 
 
 def _fitting(room: Room, shape: Shape) -> int:

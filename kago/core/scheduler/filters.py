@@ -86,16 +86,29 @@ def refusal(room: Room, shape: Shape) -> str:
 def explain(rooms: Iterable[Room], shape: Shape) -> str:
     """Why no node takes pods of this shape, node by node, those with equal words together; `rooms` in the order of their names."""
     refused: dict[str, list[str]] = {}
+    worded: dict[object, str] = {}
     count = 0
     for room in rooms:
         count += 1
-        refused.setdefault(refusal(room, shape), []).append(room.name)
+        ground = _ground(room, shape)
+        words = worded.get(ground)
+        if words is None:
+            words = worded[ground] = refusal(room, shape)
+        refused.setdefault(words, []).append(room.name)
     if not count:
         return NO_NODES
     told = list(refused.items())[:MAX_REFUSALS]
     parts = [f"{_named(names)}: {words}" for words, names in told]
     rest = count - sum(len(names) for _, names in told)
     return f"0/{count} nodes fit: {'; '.join(parts)}" + (f"; and {rest} more" if rest else "")
+
+
+def _ground(room: Room, shape: Shape) -> object:
+    """What the words of a refusal are made of: nodes that have it in common are refused in the same words."""
+    if not room.ready:
+        return room.node.status, room.node.reason
+    short = max(room.free_cpu, 0) if shape.cpu_millis > room.free_cpu else None
+    return room.offers, short, max(room.free_memory, 0) if shape.memory_mb > room.free_memory else None
 
 
 def _named(names: list[str]) -> str:

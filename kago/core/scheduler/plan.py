@@ -6,6 +6,7 @@ its shape and is looked at again only once some node can take more than it could
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from math import inf
 
 from msgspec import Struct
 
@@ -13,7 +14,7 @@ from kago.core.model.deployment import Strategy
 from kago.core.model.node import Node
 from kago.core.model.pod import Pod
 from kago.core.scheduler.capacity import Capacity
-from kago.core.scheduler.filters import UNSCHEDULABLE, Shape, explain, shape_of
+from kago.core.scheduler.filters import UNSCHEDULABLE, Room, Shape, explain, shape_of
 from kago.core.state.changes import Change, Put
 from kago.core.state.commands import Assignment, Unplaced
 from kago.core.state.tables import Tables
@@ -22,6 +23,8 @@ REWORD_S = 10.0
 """A waiting pod's reason is brought up to date this often at most…"""
 REWORDED_PER_S = 100
 """…and less often where that many pods share it."""
+MAX_ASKED = 20_000
+"""Nodes asked in one plan why they take no pods, over all messages worded in it, the first aside; the rest wait for the next."""
 
 Turn = tuple[float, str, str]
 """When a pod was made, its name and its id: their order is that in which pods are placed."""
@@ -41,15 +44,15 @@ class Waiting:
 
     __slots__ = ("disordered", "ids", "message", "stale", "untold", "worded_at")
 
-    def __init__(self, message: str, worded_at: float) -> None:
+    def __init__(self) -> None:
         self.ids: dict[str, None] = {}
         self.untold: dict[str, None] = {}
-        self.message = message
-        self.worded_at = worded_at
+        self.message = ""
+        self.worded_at = -inf
         self.disordered = False
         """A pod came back that was here before some of the others."""
-        self.stale = False
-        """Nodes have changed since the message was worded."""
+        self.stale = True
+        """Nodes have changed since the message was worded, or it was not worded yet."""
 
     def rewordable_at(self) -> float:
         return self.worded_at + max(REWORD_S, len(self.ids) / REWORDED_PER_S)
@@ -111,7 +114,7 @@ class Scheduler:
                 break
             run, drawn = self._draw(tables, drawn, max_assignments - len(assignments))
             if run:
-                self._place(run, self._shape(run[0], tables), assignments, monotonic)
+                self._place(run, self._shape(run[0], tables), assignments)
         del self._queue[:drawn]
         unplaced, again_at, untold = self._explain(tables, monotonic, max_unplaced)
         return Plan(tuple(assignments), tuple(unplaced), again_at, cut or untold)
@@ -199,11 +202,11 @@ class Scheduler:
         self._capacity.grown = False
         return False
 
-    def _place(self, pods: list[Pod], shape: Shape, assignments: list[Assignment], monotonic: float) -> None:
+    def _place(self, pods: list[Pod], shape: Shape, assignments: list[Assignment]) -> None:
         # Capacity only shrinks while planning: where one pod of a shape did not fit, no later one does.
         bound = 0 if shape in self._waiting else self._bind(pods, shape, assignments)
         if bound < len(pods) and shape not in self._waiting:
-            self._waiting[shape] = Waiting(explain(self._capacity.by_name(), shape), monotonic)
+            self._waiting[shape] = Waiting()
         for pod in pods[bound:]:
             self._wait(pod, shape)
 
@@ -223,12 +226,18 @@ class Scheduler:
         return len(names)
 
     def _explain(self, tables: Tables, monotonic: float, most: int) -> tuple[list[Unplaced], float | None, bool]:
-        """What waiting pods are to be told, when a message is due to be worded anew, and whether `most` left some untold."""
+        """What waiting pods are to be told, when a message is due to be worded anew, and whether limits left some untold."""
         told: list[Unplaced] = []
         again_at: float | None = None
+        rooms: list[Room] = []
+        asked = 0
         for shape, waiting in self._waiting.items():
             if waiting.stale and waiting.rewordable_at() <= monotonic:
-                message = explain(self._capacity.by_name(), shape)
+                rooms = rooms or list(self._capacity.by_name())
+                asked += len(rooms)
+                if len(rooms) < asked > MAX_ASKED:
+                    return told, again_at, True
+                message = explain(rooms, shape)
                 if message != waiting.message:
                     waiting.untold.update(waiting.ids)
                 waiting.message, waiting.worded_at, waiting.stale = message, monotonic, False

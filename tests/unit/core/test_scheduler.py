@@ -12,7 +12,7 @@ from kago.core.model.node import Node, NodeStatus
 from kago.core.model.pod import Pod
 from kago.core.model.resources import Resources
 from kago.core.scheduler.filters import NO_NODES, Room, Shape, accepts, explain, refusal
-from kago.core.scheduler.plan import Scheduler
+from kago.core.scheduler.plan import MAX_ASKED, Scheduler
 from kago.core.state.changes import Change, Put, Removed
 from kago.core.state.commands import Assignment, AssignPods, ExplainPods
 from kago.core.state.tables import Tables
@@ -259,6 +259,26 @@ def test_an_unplaceable_pod_is_told_once_and_placed_when_a_node_comes() -> None:
     world.settle()
     assert world.web().ready_replicas == 3
     assert {pod.message for pod in world.live()} == {""}
+
+
+def test_many_kinds_of_waiting_pods_are_explained_in_several_plans() -> None:
+    """A leader that asked each of many nodes for each of many kinds at once would be busy for so long that it is taken for dead."""
+    tables, scheduler = Tables(), Scheduler(Strategy.FIRST_FIT)
+    nodes = [a_node(f"n{n:03}", cpu=100) for n in range(300)]
+    pods = [a_pod(f"d{n:03}-1", f"d{n:03}", cpu=200 + n) for n in range(100)]
+    tables.absorb(1, [*map(Put, nodes), *map(Put, pods)])
+    scheduler.reset(tables)
+    plan = scheduler.plan(tables, monotonic=0.0, max_assignments=500, max_unplaced=500)
+    assert (len(plan.unplaced), plan.cut) == (MAX_ASKED // len(nodes), True)
+    for told in plan.unplaced:
+        pod = tables.pods[told.pod_id]
+        change = Put(replace(pod, reason=told.reason, message=told.message), pod)
+        tables.absorb(tables.index + 1, [change])
+        scheduler.observe(change, tables)
+    rest = scheduler.plan(tables, monotonic=0.1, max_assignments=500, max_unplaced=500)
+    assert [told.pod_id for told in (*plan.unplaced, *rest.unplaced)] == [pod.id for pod in pods]
+    assert (rest.cut, rest.again_at) == (False, None)
+    assert all(told.message.startswith("0/300 nodes fit: n000, n001") for told in (*plan.unplaced, *rest.unplaced))
 
 
 def test_a_lost_plan_is_made_again() -> None:
