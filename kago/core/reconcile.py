@@ -73,7 +73,7 @@ class Reconciler:
         waits: list[float | None] = []
         commands: list[AnyCommand] = [*mark_nodes(tables, liveness)]
         del commands[MAX_COMMANDS_PER_ROUND - SCHEDULER_SHARE :]
-        self._roll_out(tables, commands, waits, now=now)
+        self._roll_out(tables, commands, now=now, monotonic=monotonic)
         self._clean_up(tables, commands, waits, now=now)
         left = MAX_COMMANDS_PER_ROUND - len(commands)
         plan = self._scheduler.plan(
@@ -83,12 +83,14 @@ class Reconciler:
         if commands or plan.cut:
             del commands[MAX_COMMANDS_PER_ROUND:]
             return Round(tuple(commands), monotonic)
-        due = [monotonic + wait for wait in waits if wait is not None]
+        due = [*self._later.values(), *(monotonic + wait for wait in waits if wait is not None)]
         due += [at for at in (plan.again_at, liveness.next_expiry) if at is not None]
         return Round((), min(due, default=None))
 
     def _forget(self) -> None:
         self._deployments: dict[str, None] = {}
+        self._later: dict[str, float] = {}
+        """When (monotonic seconds) to look at a deployment again although nothing of it changes until then."""
         self._unknown_nodes: dict[str, None] = {}
         self._finished_pods: dict[str, None] = {}
 
@@ -102,19 +104,22 @@ class Reconciler:
         if pod.status is PodStatus.SUCCEEDED or pod.status is PodStatus.FAILED:
             self._finished_pods[pod.id] = None
 
-    def _roll_out(self, tables: Tables, commands: list[AnyCommand], waits: list[float | None], *, now: float) -> None:
+    def _roll_out(self, tables: Tables, commands: list[AnyCommand], *, now: float, monotonic: float) -> None:
         most = MAX_COMMANDS_PER_ROUND - SCHEDULER_SHARE
+        self._deployments.update({name: None for name, due in self._later.items() if due <= monotonic})
         for name in list(self._deployments):
             if len(commands) >= most:
                 return
             del self._deployments[name]
+            self._later.pop(name, None)
             deployment = tables.deployments.get(name)
             if deployment is None:
                 continue
             step = roll_out(tables, deployment, now=now)
             commands += step.commands[: most - len(commands)]
-            waits.append(step.wait_s)
-            if step.commands or step.wait_s is not None:
+            if step.wait_s is not None:
+                self._later[name] = monotonic + step.wait_s
+            if step.commands:
                 # Behind the others, so that a busy one keeps nobody waiting.
                 self._deployments[name] = None
 

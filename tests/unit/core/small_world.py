@@ -25,8 +25,8 @@ MAX_ROUNDS = 60
 
 
 class SmallWorld:
-    def __init__(self, *, strategy: Strategy = Strategy.FIRST_FIT, node_gc_s: float = 1000.0) -> None:
-        self.tables = Tables()
+    def __init__(self, *, strategy: Strategy = Strategy.FIRST_FIT, node_gc_s: float = 1000.0, tables: Tables | None = None) -> None:
+        self.tables = tables or Tables()
         self.now = 1000.0
         self.liveness = Liveness()
         self.heals: Callable[[Pod], bool] = lambda pod: True

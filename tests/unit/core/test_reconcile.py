@@ -5,8 +5,10 @@ from hypothesis import strategies as st
 
 from kago.core.controllers.eviction import Liveness
 from kago.core.model.deployment import DeploymentPatch, RollingUpdate, Strategy
+from kago.core.model.pod import Pod
 from kago.core.reconcile import MAX_COMMANDS_PER_ROUND, Reconciler
 from kago.core.state.commands import MAX_PODS_PER_COMMAND, AssignPods, CreatePods, StopPods
+from kago.core.state.tables import Tables
 from tests.unit.core.small_world import SmallWorld
 
 
@@ -58,6 +60,39 @@ def test_what_was_lost_is_decided_again() -> None:
     first = world.round()
     assert first.commands
     assert world.round() == first
+
+
+class AskedTables(Tables):
+    """Remembers whose pods were walked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def live_pods(self, name: str) -> list[Pod]:
+        self.asked.append(name)
+        return super().live_pods(name)
+
+
+def test_a_rollout_that_waits_is_looked_at_when_something_of_it_changes_or_its_time_has_come() -> None:
+    tables = AskedTables()
+    world = SmallWorld(tables=tables)
+    world.node("n1", cpu=9000, memory=9000)
+    world.deployment("other")
+    world.deployment(rolling=RollingUpdate(max_surge=1, max_unavailable=0, min_ready_s=30.0))
+    world.settle()
+    world.update(DeploymentPatch(image="nginx:2"))
+    world.lead()
+    while world.agents():
+        decided = world.lead()
+    (ready,) = [pod for pod in world.live() if pod.revision == 2]
+    assert ready.ready_at is not None and decided.wake_at == ready.ready_at + 30.0
+    tables.asked.clear()
+    world.update(DeploymentPatch(image="nginx:2"), "other")
+    world.lead()
+    assert set(tables.asked) == {"other"}
+    world.now = decided.wake_at
+    assert [command for command in world.round().commands if isinstance(command, StopPods) and command.reason == "Replaced"]
 
 
 @settings(max_examples=40, deadline=None)
