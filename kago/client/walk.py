@@ -52,6 +52,8 @@ class Walker:
         self._http: Http = http or Wire(tls=tls, token=token)
         self._date_offset_s = 0.0
         self._announced = ""
+        self._announced_at = 0
+        """Log index of whoever told the list of servers last."""
 
     @property
     def servers(self) -> tuple[str, ...]:
@@ -185,8 +187,16 @@ class Walker:
             self._current = (self._current + 1) % len(self._servers)
 
     def _note_servers(self, answer: Answer) -> None:
-        """Servers come and go: the cluster's own list, behind those we were given, which may be the only ones reached from here."""
-        announced = answer.headers.get("x-kago-servers", "")
+        """Servers come and go: the cluster's own list, behind those we were given, which may be the only ones reached from here.
+
+        One that was cut off, or removed without hearing of it, goes on telling the list of its time: what was told later is worth more.
+        """
+        headers = answer.headers
+        announced, index = headers.get("x-kago-servers", ""), headers.get("x-kago-index", "")
+        reached = int(index) if index.isdigit() else 0
+        if reached < self._announced_at and headers.get("x-kago-known-leader") != "true":
+            return
+        self._announced_at = reached
         if announced == self._announced:
             return
         self._announced, current = announced, self._servers[self._current]

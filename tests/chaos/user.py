@@ -115,7 +115,8 @@ class Connection:
         writer.write(f"{method} {path} HTTP/1.1\r\nHost: {self._way.host}\r\n{who}{said}\r\n".encode() + content)
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
-        content = await reader.readexactly(int(fields.get("content-length", "0")))
+        chunked = fields.get("transfer-encoding", "") == "chunked"
+        content = await _pieces(reader) if chunked else await reader.readexactly(int(fields.get("content-length", "0")))
         if fields.get("connection", "").lower() == "close":
             self.close()
         return Answer(
@@ -129,6 +130,15 @@ class Connection:
         if self._streams is not None:
             self._streams[1].transport.abort()
             self._streams = None
+
+
+async def _pieces(reader: asyncio.StreamReader) -> bytes:
+    """The body of a long list, which comes in pieces."""
+    content = b""
+    while size := int(await reader.readuntil(b"\r\n"), 16):
+        content += (await reader.readexactly(size + 2))[:-2]
+    await reader.readexactly(2)
+    return content
 
 
 class User:

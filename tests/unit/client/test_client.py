@@ -68,6 +68,30 @@ def test_the_servers_an_answer_names_are_asked_when_those_given_are_gone() -> No
     asyncio.run(scenario())
 
 
+def test_a_server_that_was_left_behind_does_not_tell_who_the_servers_are() -> None:
+    """It was cut off, or removed without hearing of it, and knows of those there were then."""
+    told = {
+        "a": {"x-kago-servers": "http://c:3", "x-kago-index": "9", "x-kago-known-leader": "true"},
+        "c": {"x-kago-servers": "http://d:4", "x-kago-index": "7", "x-kago-known-leader": "false"},
+        "b": {"x-kago-servers": "http://d:4", "x-kago-index": "8", "x-kago-known-leader": "true"},
+    }
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        return json_answer([WEB], headers=told[request.url.host])
+
+    async def scenario() -> None:
+        async with client_of(A, B, handler=handler) as client:
+            seen = []
+            for server in (A, "http://c:3", B):
+                client._walker._servers = (server, *(url for url in client._walker._servers if url != server))
+                client._walker._current = 0
+                await client.list(Deployment)
+                seen.append("http://d:4" in client.servers)
+            assert seen == [False, False, True], "one that knows the leader is believed, though it is a little behind"
+
+    asyncio.run(scenario())
+
+
 def test_nobody_answers_names_each_server_with_its_reason() -> None:
     def handler(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("connection refused") if request.url.host == "a" else httpx.ReadTimeout("")
