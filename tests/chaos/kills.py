@@ -123,9 +123,14 @@ class Killer:
                 self._note(name, time.monotonic())
             self._disarm(name)
             self.cluster.failpoint(name).write_text("")
+        self.cluster.until("the cluster to heal", self._is_whole)
+
+    def _is_whole(self) -> bool:
+        """One may have come to its place just as it was disarmed, so that it dies after it was last looked at."""
         for process in self.cluster.processes.values():
-            process.start()
-        self.cluster.until("the cluster to heal", self.cluster.healthy)
+            if not process.running:
+                process.start()
+        return self.cluster.healthy()
 
     def _may_die(self, name: str) -> bool:
         """One server at a time, while there is a leader: two of three down would only stop the load. Beside engines, agents only."""
