@@ -80,6 +80,8 @@ class Masters:
         self._acknowledged: dict[str, PodReport] = {}
         self._unproved: dict[str, int] = {}
         """Pods of the last acknowledgements, and the log index from which on the watch must show what was told."""
+        self._told: dict[str, PodReport] = {}
+        """The worker's reports that are acknowledged as a whole."""
         self._news = asyncio.Event()
         self._heartbeat_s = FIRST_HEARTBEAT_S
         self._registered = False
@@ -119,7 +121,7 @@ class Masters:
             except Problem as problem:
                 if problem.status == 404:
                     logger.warning("the cluster does not know this node (any more), registering again")
-                    self._registered = False
+                    self._registered, self._told = False, {}
                     self._acknowledged.clear()
                 elif problem.status == 409:
                     await self._give_way(problem, waited_s=self._clock.monotonic() - since)
@@ -181,13 +183,17 @@ class Masters:
 
     async def _beat(self) -> float:
         """Returns how long to wait before the next one."""
-        reports = unheard(self._worker.said, self._acknowledged)
+        said = self._worker.said
+        reports = unheard(said, self._acknowledged) if said is not self._told else ()
         reply = await self._telling.heartbeat(self._registration.name, self._heartbeat(reports))
         self._check_epoch(reply.epoch)
-        self._acknowledged.update({report.pod_id: report for report in reports})
-        self._unproved.update({report.pod_id: reply.index for report in reports})
-        for pod_id in self._acknowledged.keys() - self._worker.said.keys():
-            del self._acknowledged[pod_id]
+        if said is not self._told:
+            self._acknowledged.update({report.pod_id: report for report in reports})
+            self._unproved.update({report.pod_id: reply.index for report in reports})
+            for pod_id in self._acknowledged.keys() - said.keys():
+                del self._acknowledged[pod_id]
+            if len(reports) < MAX_REPORTS and len(self._acknowledged) == len(said):
+                self._told = said
         self._learn(reply)
         if self._lost:
             logger.info("a master answers again")
@@ -323,6 +329,7 @@ class Masters:
             return  # The last: a pod goes forward only, however often it is said to have gone back.
         if (pod.ready, pod.reason) != (told.ready, told.reason):
             del self._acknowledged[pod.id]
+            self._told = {}
             self.news()
 
     async def _take_over(self, view: dict[str, Pod], event: WatchEvent) -> None:

@@ -18,19 +18,21 @@ class Work(Struct, frozen=True, kw_only=True):
 
     reason: str = ""
     message: str = ""
+    young: bool = False
+    """It may be over in a moment: of a pod that nothing was said of yet, what comes of it is the first word."""
 
 
 def reports(sight: Sight, work: Mapping[str, Work], before: Mapping[str, PodReport]) -> dict[str, PodReport]:
-    """One for every pod bound here. A pod whose runtime gives no answer keeps its report from `before`."""
+    """One for every pod bound here but those just begun with. A pod whose runtime gives no answer keeps its report from `before`."""
     by_pod = containers_by_pod(sight.observed)
     said: dict[str, PodReport] = {}
     for pod_id, pod in sorted(sight.pods.items()):
-        containers = by_pod.get(pod_id, [])
+        containers, doing = by_pod.get(pod_id, []), work.get(pod_id)
         if pod.runtime in sight.blind:
             said[pod_id] = before.get(pod_id) or _unanswered(pod, sight.records.get(pod_id, Record()))
-        else:
+        elif pod_id in before or doing is None or not doing.young:
             observed = containers[0] if containers else None
-            said[pod_id] = _report(pod, observed, sight.records.get(pod_id, Record()), work.get(pod_id), pod.runtime in sight.offered)
+            said[pod_id] = _report(pod, observed, sight.records.get(pod_id, Record()), doing, pod.runtime in sight.offered)
     return said
 
 

@@ -30,6 +30,8 @@ LOOK_S = 6.0
 """A runtime that has not listed its containers by then is taken as not answering."""
 BLIND_S = 2.0
 """How long a runtime that did not answer is left alone."""
+YOUNG_S = 0.05
+"""A container that is there after so long is reported once: each report is an entry in the cluster's log."""
 STARTS = 8
 """Containers created and started at once."""
 AGAIN_S = 5.0
@@ -60,7 +62,7 @@ class Worker:
         self._wake = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
         self.said: dict[str, PodReport] = {}
-        """The present report of every pod bound here."""
+        """The present report of every pod bound here that there is something to say of."""
 
     @property
     def pods(self) -> tuple[Pod, ...]:
@@ -207,10 +209,11 @@ class Worker:
 
     def _begin(self, pod_id: str, action: Coroutine[Any, Any, None]) -> None:
         assert self._tasks is not None
-        self._work[pod_id] = Work()
+        self._work[pod_id] = Work(young=True)
         self._tasks.create_task(self._act(pod_id, action))
 
     async def _act(self, pod_id: str, action: Coroutine[Any, Any, None]) -> None:
+        growing = asyncio.get_running_loop().call_later(YOUNG_S, self._grow, pod_id)
         try:
             await action
         except RuntimeFailed as error:
@@ -222,8 +225,15 @@ class Worker:
             self._failed(pod_id, "AgentError", f"{type(error).__name__}: {error}")
             await asyncio.sleep(AGAIN_S)
         finally:
+            growing.cancel()
             self._work.pop(pod_id, None)
             self._told_at.pop(pod_id, None)
+            self.wake()
+
+    def _grow(self, pod_id: str) -> None:
+        """It takes its time: say so."""
+        if self._work[pod_id].young:
+            self._work[pod_id] = Work()
             self.wake()
 
     def _failed(self, pod_id: str, reason: str, message: str) -> None:

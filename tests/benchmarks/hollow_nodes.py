@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import uvloop
 from msgspec import Struct
 
 from kago.agent.app import CALL_S
@@ -141,4 +142,4 @@ async def _tell(runtimes: list[Pretender]) -> None:
 if __name__ == "__main__":
     _, _most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (_most, _most))
-    asyncio.run(serve(msgspec.json.decode(sys.stdin.buffer.read(), type=Crowd)))
+    uvloop.run(serve(msgspec.json.decode(sys.stdin.buffer.read(), type=Crowd)))

@@ -57,6 +57,13 @@ def test_facts_are_passed_on() -> None:
     assert (said.restarts, said.exit_code, said.container_id, said.started_at) == (2, 9, "c-p1", running().started_at)
 
 
+def test_the_first_word_on_a_pod_waits_for_what_may_be_over_in_a_moment() -> None:
+    young = {"p1": Work(young=True)}
+    assert reports(sight(a_pod()), young, {}) == {}
+    known = reports(sight(a_pod()), {}, {})
+    assert reports(sight(a_pod()), young, known) == known
+
+
 def test_an_engine_that_does_not_answer_changes_no_report() -> None:
     before = reports(sight(a_pod(), seen=(running(),)), {}, {})
     assert reports(sight(a_pod(), seen=(running(),), blind=frozenset(Runtime)), {}, before) == before

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from kago.agent.notes import FILE, Notebook, Notes
 from kago.agent.runtime import EngineUnavailable, Observed, Owner, Progress, RuntimeFailed
@@ -115,8 +116,33 @@ def test_a_pod_stopped_while_its_image_is_pulled_is_never_started(tmp_path: Path
         view(worker, a_pod("p1"))
         await until(lambda: "prepare p1" in runtime.calls)
         worker.want(stopped("p1"), index=8)
-        await until(lambda: worker.said["p1"].status is PodStatus.TERMINATED)
+        await until(lambda: "p1" in worker.said and worker.said["p1"].status is PodStatus.TERMINATED)
         assert runtime.calls == ["prepare p1"]
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize(
+    ("young_s", "wanted"), [(60.0, ["running"]), (0.0, ["creating", "running"])], ids=["over at once", "takes its time"]
+)
+def test_a_start_is_told_before_it_is_done_only_where_it_takes_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, young_s: float, wanted: list[str]
+) -> None:
+    monkeypatch.setattr("kago.agent.worker.YOUNG_S", young_s)
+
+    async def story(worker: Worker, runtime: FakeRuntime) -> None:
+        said: list[str] = []
+
+        def note() -> None:
+            said.append(worker.said["p1"].status)
+            runtime.hold_start.set()
+
+        worker.on_reports = note
+        if not young_s:
+            runtime.hold_start.clear()
+        view(worker, a_pod("p1"))
+        await until(lambda: "p1" in worker.said and worker.said["p1"].ready)
+        assert said == wanted
 
     play(tmp_path, story)
 
