@@ -1,5 +1,6 @@
 """/nodes: the machines, and what their agents say."""
 
+import msgspec
 from sanic import Blueprint, HTTPResponse, Request
 
 from kago.core.model.node import Node
@@ -24,7 +25,7 @@ LEADER_SILENT_S = 1.5
 
 def blueprint(store: Store, leader: Leader, reports: Reports, *, secured: bool = False) -> Blueprint:
     """`secured`: a node that is deleted comes back with a new token only."""
-    routes = Blueprint("nodes", url_prefix="/nodes")
+    routes, standing = Blueprint("nodes", url_prefix="/nodes"), _Standing(store, leader)
 
     @routes.get("/")
     async def list_all(request: Request) -> HTTPResponse | None:
@@ -75,19 +76,32 @@ def blueprint(store: Store, leader: Leader, reports: Reports, *, secured: bool =
                 await reports.submit(name, beat, size=len(request.body))
             except LogError as error:
                 raise of_log_error(error) from None
-        nodes = len(store.tables.nodes)
-        return struct_answer(
-            HeartbeatReply(
-                index=store.tables.index,
-                epoch=store.tables.cluster.epoch,
-                heartbeat_s=leader.leases.interval_s(nodes),
-                lease_s=leader.leases.lease_s(nodes),
-                servers=server_urls(store),
-                removed_servers=removed_servers(store),
-            )
-        )
+        return struct_answer(standing.reply())
 
     return routes
+
+
+class _Standing:
+    """What a heartbeat is answered: the same at one index of the log, so it is worked out once for all nodes heard at it."""
+
+    def __init__(self, store: Store, leader: Leader) -> None:
+        self._store, self._leader = store, leader
+        self._index, self._reply = -1, msgspec.Raw()
+
+    def reply(self) -> msgspec.Raw:
+        tables, leases = self._store.tables, self._leader.leases
+        if tables.index != self._index:
+            nodes = len(tables.nodes)
+            reply = HeartbeatReply(
+                index=tables.index,
+                epoch=tables.cluster.epoch,
+                heartbeat_s=leases.interval_s(nodes),
+                lease_s=leases.lease_s(nodes),
+                servers=server_urls(self._store),
+                removed_servers=removed_servers(self._store),
+            )
+            self._index, self._reply = tables.index, msgspec.Raw(msgspec.json.encode(reply))
+        return self._reply
 
 
 async def _register(store: Store, leader: Leader, registration: Registration) -> RegistrationReply:
