@@ -3,9 +3,10 @@
 Any master will do, and all of them may be away: then only the wishes stand still. Two clients, so that a watch that leaves a
 master and a heartbeat that leaves one do not push each other about.
 
-A master's view is believed only if it is whole (`synced`), at least as new in index and epoch as any taken over before, and if
-after it came a heartbeat was answered under this agent's identity; else a master that was left behind, or one set up
-anew on the same address, could make the agent remove what runs.
+A master's view is believed only if it is whole (`synced`), at least as new in index and epoch as any taken over before, no older than
+this life's registration (the notes may be a copy from before a former life was given its pods), and if after it came a heartbeat
+was answered under this agent's identity; else a master that was left behind, or one set up anew on the same address, could make the
+agent remove what runs.
 """
 
 import asyncio
@@ -86,6 +87,9 @@ class Masters:
         self._heartbeat_s = FIRST_HEARTBEAT_S
         self._registered = False
         self._ever_registered = False
+        self._joined = asyncio.Event()
+        self._joined_at = 0
+        """Log index at which this life was registered."""
         self._heard = asyncio.Event()
         """Set by each heartbeat that was answered."""
         self._resume: int | None = None
@@ -179,6 +183,8 @@ class Masters:
         self._worker.wake()
         self._learn(reply)
         self._registered = self._ever_registered = True
+        self._joined_at = reply.index
+        self._joined.set()
         logger.info("registered as node %s of cluster %s", self._registration.name, reply.cluster_id)
 
     async def _beat(self) -> float:
@@ -277,11 +283,12 @@ class Masters:
 
     async def _follow(self) -> None:
         """One stream, until it breaks."""
+        await self._joined.wait()
         params = {"node_name": self._registration.name}
         view: dict[str, Pod] | None = None
         if self._resume is None:
             view = {}
-            params["min_index"] = str(self._notebook.notes.index)
+            params["min_index"] = str(max(self._notebook.notes.index, self._joined_at))
         else:
             params["index"] = str(self._resume)
         async with aclosing(self._watching.watch("/pods", params, silence_s=SILENCE_S)) as events:
@@ -343,6 +350,8 @@ class Masters:
                 await self._heard.wait()
         except TimeoutError:
             raise _Behind("it lists pods, but no heartbeat is answered") from None
+        if event.index < self._joined_at:
+            raise _Behind(f"this master's view is {event.index}, this agent was registered at {self._joined_at}")
         self._worker.take_over(view, index=event.index, epoch=event.epoch)
 
 

@@ -257,7 +257,7 @@ def test_two_agents_of_one_identity_do_not_take_turns(tmp_path: Path, monkeypatc
         other = msgspec.structs.replace(config, data_dir=tmp_path / "copy", port=free_ports(1)[0])
         async with running(config, group.first[TokenRole.AGENT]) as first:
             await eventually(lambda: status_of(group) == "ready")
-            shutil.copytree(config.data_dir, other.data_dir)
+            shutil.copytree(config.data_dir, other.data_dir, ignore=shutil.ignore_patterns("*.new"))
             async with running(other, None) as second:  # began later: it goes before, as an agent that was started again does
                 await eventually(lambda: nodes["n1"].incarnation == 2)
                 async with asyncio.timeout(10):

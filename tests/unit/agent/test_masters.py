@@ -16,7 +16,7 @@ from kago.client.client import Client
 from kago.client.errors import ClientError
 from kago.clock import SystemClock
 from kago.core.model.pod import Pod, PodStatus
-from kago.core.model.report import Heartbeat, HeartbeatReply, PodReport, Registration, WatchEvent
+from kago.core.model.report import Heartbeat, HeartbeatReply, PodReport, Registration, RegistrationReply, WatchEvent
 from kago.core.model.resources import Resources
 from tests.unit.agent.things import a_pod
 
@@ -109,3 +109,37 @@ def test_a_master_of_an_earlier_life_of_the_cluster_is_left(tmp_path: Path) -> N
 
     asyncio.run(run())
     assert asked == ["old", "new"]
+
+
+def test_a_view_from_before_this_life_was_registered_is_not_taken_over(tmp_path: Path) -> None:
+    """The notes may be an older copy: what a former life was given since is in no view from before."""
+    asked: list[str | None] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/register"):
+            reply = RegistrationReply(cluster_id="c1", index=9, epoch=1, heartbeat_s=0.05, lease_s=5.0, servers=())
+            return httpx.Response(200, content=msgspec.json.encode(reply))
+        if request.url.path.endswith("/heartbeat"):
+            beat = HeartbeatReply(index=9, epoch=1, heartbeat_s=0.05, lease_s=5.0, servers=())
+            return httpx.Response(200, content=msgspec.json.encode(beat))
+        asked.append(request.url.params.get("min_index"))
+        event = WatchEvent(type="synced", index=8 if len(asked) == 1 else 10, epoch=1)
+        return httpx.Response(200, content=msgspec.json.encode(event) + b"\n")
+
+    async def run() -> None:
+        clock = SystemClock()
+        with Notebook(tmp_path) as notebook:
+            client = Client(["http://a:1"], http=httpx.AsyncClient(transport=httpx.MockTransport(answer)), clock=clock)
+            worker = Worker(notebook, {}, "n1", clock)
+            registration = Registration(name="n1", id="a1", incarnation=1, address="x", port=1, capacity=Resources())
+            masters = Masters(registration, notebook, worker, clock, telling=client, watching=client, dice=Random(1))
+            tasks = [asyncio.create_task(masters.tell()), asyncio.create_task(masters.watch())]
+            async with asyncio.timeout(10):
+                while not notebook.notes.index:
+                    await asyncio.sleep(0.01)
+            for task in tasks:
+                task.cancel()
+            assert notebook.notes.index == 10
+
+    asyncio.run(run())
+    assert asked[:2] == ["9", "9"]
