@@ -157,7 +157,7 @@ PLANTS: dict[str, Plant] = {
         what="an agent acts on what it has not noted yet",
         profile="cluster-power",
         plant=patch(Worker, save=mistakes.note_later),
-        seed=5,
+        seed=6,
     ),
     "removed-stays": Plant(
         what="a server that was removed goes on as if it were not",
