@@ -116,7 +116,7 @@ class Connection:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
         chunked = fields.get("transfer-encoding", "") == "chunked"
-        content = await _pieces(reader) if chunked else await reader.readexactly(int(fields.get("content-length", "0")))
+        content = await chunked_body(reader) if chunked else await reader.readexactly(int(fields.get("content-length", "0")))
         if fields.get("connection", "").lower() == "close":
             self.close()
         return Answer(
@@ -132,8 +132,8 @@ class Connection:
             self._streams = None
 
 
-async def _pieces(reader: asyncio.StreamReader) -> bytes:
-    """The body of a long list, which comes in pieces."""
+async def chunked_body(reader: asyncio.StreamReader) -> bytes:
+    """A body that comes in pieces, as that of a long list does."""
     content = b""
     while size := int(await reader.readuntil(b"\r\n"), 16):
         content += (await reader.readexactly(size + 2))[:-2]

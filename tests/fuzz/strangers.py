@@ -24,6 +24,7 @@ from kago.core.model.token import JoinReply, JoinRequest, NewToken, RenewRequest
 from kago.security.authority import new_key, request_for
 from kago.security.subject import Role, subject_of
 from kago.security.tokens import mint
+from tests.chaos.user import chunked_body
 from tests.fuzz.api import Bugs, threaded, with_users
 from tests.fuzz.credentials import greedy_request
 from tests.fuzz.mutations import WORDS, mutated, shaped
@@ -167,7 +168,7 @@ class strangers:
                 if length is not None and not request.startswith(b"HEAD") and b" 304 " not in head[:20]:
                     body = await reader.readexactly(int(length[1]))
                 elif b"transfer-encoding" in head.lower() and not request.startswith(b"HEAD"):
-                    body = await _chunked(reader)
+                    body = await chunked_body(reader)
         if not head or b"connection: close" in head.lower() or reader.at_eof():
             writer.transport.abort()
             del self._streams[name]
@@ -242,14 +243,6 @@ def _may(who: str, method: str, target: str) -> bool:
             return what not in AGENTS - {("GET", "pods")} and not path.endswith("/heartbeat")
         case _:
             return False
-
-
-async def _chunked(reader: asyncio.StreamReader) -> bytes:
-    body = b""
-    while size := int(await reader.readuntil(b"\r\n"), 16):
-        body += (await reader.readexactly(size + 2))[:-2]
-    await reader.readexactly(2)
-    return body
 
 
 def _client_hello() -> bytes:
