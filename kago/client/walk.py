@@ -16,6 +16,8 @@ from kago.client.errors import ClientError, Problem, TimedOut, Unreachable
 from kago.client.wire import Answer, Http, Wire
 from kago.clock import Clock, seconds_of
 
+MAX_DIGITS = 19
+"""Of a log index."""
 CONNECT_S = 1.0
 """A host that takes longer to accept is as good as gone."""
 MIN_ATTEMPT_S = 1.0
@@ -193,7 +195,7 @@ class Walker:
         """
         headers = answer.headers
         announced, index = headers.get("x-kago-servers", ""), headers.get("x-kago-index", "")
-        reached = int(index) if index.isdigit() else 0
+        reached = int(index) if index.isascii() and index.isdigit() and len(index) <= MAX_DIGITS else 0
         if reached < self._announced_at and headers.get("x-kago-known-leader") != "true":
             return
         self._announced_at = reached
