@@ -9,6 +9,7 @@ from kago.cli.wait import wait_until_settled
 from kago.client.client import Client
 from kago.client.errors import ClientError, Problem
 from kago.core.model.deployment import SPEC_FIELDS, Deployment, DeploymentPatch, DeploymentSpec
+from kago.core.model.quantity import parse_whole
 
 
 class Reporter:
@@ -89,10 +90,9 @@ def scaled(words: Sequence[str], replicas: int | None) -> tuple[list[str], int]:
     """(deployment names, replicas) of `scale web 5`, `scale deployment/web --replicas 5` and `scale deployment web api 5`."""
     names = list(words)
     if replicas is None:
-        last = names.pop()
-        if not last.isascii() or not last.isdigit():
+        replicas = parse_whole(names.pop())
+        if replicas is None:
             raise VerbFailed(f"how many? Write `kago scale {words[0]} 5` or `kago scale {words[0]} --replicas 5`", Code.USAGE)
-        replicas = int(last)
     if len(names) > 1 and "/" not in names[0] and names[0].lower() in ("deployment", "deployments", "deploy"):
         kind_of(names.pop(0))
     found: list[str] = []

@@ -9,7 +9,7 @@ from pathlib import Path
 from kago.cli.failures import Code, VerbFailed
 from kago.config import API_PORT, RAFT_PORT, AgentConfig, ServeConfig
 from kago.core.model.deployment import STRATEGY_ALIASES, Runtime, Strategy
-from kago.core.model.quantity import parse_cpu, parse_memory
+from kago.core.model.quantity import parse_cpu, parse_memory, parse_whole
 from kago.core.model.resources import Resources
 from kago.security.keyring import Keyring, KeyringError
 
@@ -164,9 +164,10 @@ def split_address(text: str) -> tuple[str, int | None]:
     if text.endswith("]") or not colon or ("]" not in text and text.count(":") > 1):
         host, port = text, ""
     host = host.removeprefix("[").removesuffix("]")
-    if not host or (port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)):
+    number = parse_whole(port)
+    if not host or (port and not 0 < (number or 0) < 65536):
         raise VerbFailed(f"{text!r} is not HOST or HOST:PORT", Code.USAGE)
-    return host, int(port) if port else None
+    return host, number
 
 
 def is_own_host(host: str) -> bool:

@@ -18,7 +18,7 @@ UNPLACED_S = 10.0
 """Pods that nothing but a lack of room holds up are given this long before we say so; nodes come and go."""
 MAX_WORDS = 5
 
-_DURATION = re.compile(r"(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+(?:\.[0-9]+)?)s?)?")
+_DURATION = re.compile(r"(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9}(?:\.[0-9]{1,9})?)s?)?")
 
 
 def parse_duration(text: str) -> float | None:

@@ -25,6 +25,7 @@ from kago.core.model.deployment import Deployment, DeploymentPatch, DeploymentSp
 from kago.core.model.history import ChangeRecord
 from kago.core.model.node import Node
 from kago.core.model.pod import Pod
+from kago.core.model.quantity import parse_whole
 from kago.core.model.report import Heartbeat, HeartbeatReply, Registration, RegistrationReply, WatchEvent
 from kago.core.model.token import NewToken, RenewReply, RenewRequest, TokenView
 
@@ -252,9 +253,7 @@ class Client:
         params = {"dry_run": "true"} if dry_run else {}
         headers = {**(_JSON if body else {}), "idempotency-key": uuid.uuid4().hex}
         answer = await self._walker.call(method, path, params=params, body=body, headers=headers)
-        index = answer.headers.get("x-kago-index", "")
-        if index.isdigit():
-            self._written = max(self._written, int(index))
+        self._written = max(self._written, parse_whole(answer.headers.get("x-kago-index", "")) or 0)
         return answer
 
 

@@ -15,9 +15,8 @@ import httpx
 from kago.client.errors import ClientError, Problem, TimedOut, Unreachable
 from kago.client.wire import Answer, Http, Wire
 from kago.clock import Clock, seconds_of
+from kago.core.model.quantity import parse_whole
 
-MAX_DIGITS = 19
-"""Of a log index."""
 CONNECT_S = 1.0
 """A host that takes longer to accept is as good as gone."""
 MIN_ATTEMPT_S = 1.0
@@ -194,8 +193,7 @@ class Walker:
         One that was cut off, or removed without hearing of it, goes on telling the list of its time: what was told later is worth more.
         """
         headers = answer.headers
-        announced, index = headers.get("x-kago-servers", ""), headers.get("x-kago-index", "")
-        reached = int(index) if index.isascii() and index.isdigit() and len(index) <= MAX_DIGITS else 0
+        announced, reached = headers.get("x-kago-servers", ""), parse_whole(headers.get("x-kago-index", "")) or 0
         if reached < self._announced_at and headers.get("x-kago-known-leader") != "true":
             return
         self._announced_at = reached

@@ -14,6 +14,7 @@ import msgspec
 from sanic import Request
 
 from kago.core.model.deployment import Deployment, DeploymentSpec, RollingUpdate
+from kago.core.model.quantity import parse_whole
 from kago.core.model.resources import Resources
 from kago.core.model.validation import FieldError
 from kago.core.state.changes import Thing
@@ -101,9 +102,10 @@ def number(request: Request, name: str) -> int | None:
         text = request.headers.get("last-event-id")
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit()) or int(text) > MAX_INTEGER:
-        raise _syntax(f"parameter {name} is a whole number from 0 up, not {text!r}")
-    return int(text)
+    found = parse_whole(text)
+    if found is None or found > MAX_INTEGER:
+        raise _syntax(f"parameter {name} is a whole number from 0 to {MAX_INTEGER}, not {text[:40]!r}")
+    return found
 
 
 def selected(request: Request) -> Callable[[Thing], bool]:
@@ -174,8 +176,7 @@ def require_match(request: Request, thing: Thing) -> None:
 
 def spec_version(tag: str) -> int | None:
     """The part of a deployment's ETag that says what its user wants: `S.V` or `S`."""
-    text = tag.partition(".")[0]
-    return int(text) if text.isascii() and text.isdigit() else None
+    return parse_whole(tag.partition(".")[0])
 
 
 def etag(thing: Thing) -> str:

@@ -49,6 +49,7 @@ _PATHS = (
 _QUERIES = (
     "", "", "", "?stale=true", "?min_index=1", "?min_index=-1", "?index=99999999999999999999", "?watch=true", "?watch=true&index=0",
     "?selector=a=b,c!=d", "?selector==", "?dry_run=true", "?dry_run=x", "?force", "?status=running&status=x", "?x=1", "?%ff=%00", "?a" * 50,
+    "?index=" + "9" * 5000, "?min_index=²",
 )
 _HEADERS = (
     b"Content-Type: application/json\r\n", b"Content-Type: application/json\r\n", b"Content-Type: text/plain\r\n",
@@ -56,6 +57,7 @@ _HEADERS = (
     b"Accept: text/event-stream\r\n", b"Last-Event-ID: 9\r\n", b"Expect: 100-continue\r\n", b"Connection: close\r\n",
     b"Upgrade: websocket\r\nConnection: upgrade\r\n", b"Host: \xff\r\n", b"X: " + b"y" * 9000 + b"\r\n", b"Cookie: a=b; c\r\n",
     b"Forwarded: for=x\r\n", b"Content-Encoding: gzip\r\n", b"Range: bytes=0-1\r\n", b"Transfer-Encoding: identity\r\n",
+    b'If-Match: "' + b"9" * 5000 + b'"\r\n', b"Last-Event-ID: " + b"9" * 5000 + b"\r\n",
 )
 
 

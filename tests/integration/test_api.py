@@ -201,6 +201,8 @@ def test_dry_runs_change_nothing(tmp_path: Path) -> None:
         ("POST", "/deployments", b'{"name":"x","image":"n","env":{"A":"' + b"x" * 600_000 + b'"}}', "application/json", 422, "validation"),
         ("GET", "/deployments?stale=perhaps", None, None, 400, "bad-request"),
         ("GET", "/deployments?min_index=-1", None, None, 400, "bad-request"),
+        ("GET", "/deployments?min_index=" + "9" * 5000, None, None, 400, "bad-request"),
+        ("GET", "/pods?watch=true&index=%C2%B2", None, None, 400, "bad-request"),
         ("GET", "/pods?selector=app", None, None, 400, "bad-request"),
         ("GET", "/pods/none", None, None, 404, "not-found"),
         ("DELETE", "/nodes/none", None, None, 404, "not-found"),

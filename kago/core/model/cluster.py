@@ -2,6 +2,8 @@
 
 from msgspec import UNSET, Struct, UnsetType, field
 
+from kago.core.model.quantity import parse_whole
+
 _SCHEMA = "+schema."
 
 
@@ -40,8 +42,8 @@ class Server(Struct, frozen=True, kw_only=True):
     @property
     def schema(self) -> int:
         """The highest schema it announced."""
-        number = self.software_version.partition(_SCHEMA)[2]
-        return int(number) if number.isascii() and number.isdigit() else 1
+        number = parse_whole(self.software_version.partition(_SCHEMA)[2])
+        return 1 if number is None else number
 
     @property
     def release(self) -> str:

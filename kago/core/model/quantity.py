@@ -1,4 +1,4 @@
-"""How people write amounts of CPU and memory, in manifests and flags, and how tables show them.
+"""How people write amounts of CPU and memory, in manifests and flags, and how tables show them; and numbers that come as text.
 
 CPU: `100m`, `0.5` (of a core) or a whole number, which is millicores, quoted or not. Memory: `128Mi`, `1Gi`, `128M`, `1G` or a number
 of MB. As in the first Kago M is read as MiB and G as GiB, and a plain number of MB as MiB.
@@ -6,9 +6,16 @@ of MB. As in the first Kago M is read as MiB and G as GiB, and a plain number of
 
 import re
 
+_WHOLE = re.compile(r"[0-9]{1,19}")
 _CPU = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,15})|(m))?")
 _MEMORY = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,15}))?([MGT])?i?")
 _MEBIBYTES = {None: 1, "M": 1, "G": 1024, "T": 1024 * 1024}
+
+
+def parse_whole(text: str) -> int | None:
+    """A whole number from 0 up, of as many digits as 64 bits may need. None for any other text: Python's `int` takes more kinds of digits
+    than there should be, and refuses too many with an error of its own."""
+    return int(text) if _WHOLE.fullmatch(text) else None
 
 
 def parse_cpu(value: int | float | str) -> int:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kago.core.model.quantity import format_cpu, format_memory, parse_cpu, parse_memory
+from kago.core.model.quantity import format_cpu, format_memory, parse_cpu, parse_memory, parse_whole
 
 
 @pytest.mark.parametrize(("written", "millis"), [
@@ -45,3 +45,13 @@ def test_memory_refuses(written: int | float | str) -> None:
 def test_what_tables_show_can_be_written(amount: int) -> None:
     assert parse_cpu(format_cpu(amount)) == amount
     assert parse_memory(format_memory(amount)) == amount
+
+
+@pytest.mark.parametrize(("text", "number"), [("0", 0), ("007", 7), ("9" * 19, 10**19 - 1)])
+def test_whole_numbers_are_digits(text: str, number: int) -> None:
+    assert parse_whole(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "-1", "+1", " 1", "1\n", "1_0", "²", "٣", "1.0", "9" * 20, "9" * 5000])
+def test_everything_else_is_no_number(text: str) -> None:
+    assert parse_whole(text) is None
