@@ -54,12 +54,12 @@ class Router:
 
     def connected(self, peer: str, now: float) -> None:
         self._direct[peer] = now
-        self._settle(anew=peer)
+        self.settle(anew=peer)
         self._announce(now)
 
     def disconnected(self, peer: str, now: float) -> None:
         self._lose(peer)
-        self._settle(anew=peer)
+        self.settle(anew=peer)
         self._announce(now)
 
     def _lose(self, peer: str) -> None:
@@ -116,7 +116,7 @@ class Router:
         if self._reach.get(peer) != known or deaf != (peer in self._deaf):
             self._reach[peer] = known
             (self._deaf.add if deaf else self._deaf.discard)(peer)
-            self._settle()
+            self.settle()
 
     # -- ways ------------------------------------------------------------------------------------------------------
 
@@ -126,12 +126,9 @@ class Router:
                 return via
         return None
 
-    def settle(self) -> None:
-        """See who can be reached now, after `set_peers`."""
-        self._settle()
-
-    def _settle(self, *, anew: str = "") -> None:
-        """A new connection or another way is a new conversation: what was on its way over the old one is lost."""
+    def settle(self, *, anew: str = "") -> None:
+        """See who can be reached now. A new connection (to `anew`) or another way is a new conversation: what was on its way over the old
+        one is lost."""
         for peer in self._peers:
             before, own, via = self._ways.get(peer), peer in self._direct, self._via(peer)
             now = None if not own and via is None else own and (via is None or peer not in self._deaf)

@@ -1,7 +1,6 @@
 """Answers of the API: things as they are encoded once, lists as their concatenation, and what every answer says."""
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
@@ -17,7 +16,6 @@ from kago.server.store import Store
 from kago.server.watches import watch_answer
 from raft.errors import LogError, NoLeader
 
-_logger = logging.getLogger(__name__)
 JSON = "application/json"
 SLICE = 500
 """Things of a list that are encoded and sent at once: a longer list is sent in slices, between which the log and everybody else go on."""

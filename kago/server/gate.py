@@ -189,19 +189,23 @@ class Connection(HttpProtocol):
             if len(self._behind) > MAX_BEHIND_BYTES and self.transport is not None:
                 self.transport.pause_reading()
             return
-        began, http = self._time, self.http  # None before the task that reads has run for the first time
+        began = self._time
         self._head = data if len(data) <= MAX_HEAD_BYTES and self._is_idle() and _is_one_read(data) else b""
         if self._head and self._is_repeated():
             return
         super().data_received(data)
         # Only what comes between two requests begins something new; not so what is left of a body that nobody wanted.
-        if http is not None and (http.stage is not Stage.IDLE or getattr(http, "request_body", None)):
+        if self.http is not None and not self._is_between_requests():
             self._time = began
+
+    def _is_between_requests(self) -> bool:
+        """Also not while a body is left that nobody wanted. There is no `http` before the task that reads has run for the first time."""
+        http = self.http
+        return http is not None and http.stage is Stage.IDLE and not getattr(http, "request_body", None)
 
     def _is_idle(self) -> bool:
         """Whether nothing is under way nor left over, so that what comes in is the beginning of a request that will be answered next."""
-        http = self.http
-        return http is not None and http.stage is Stage.IDLE and http.keep_alive and not self.recv_buffer and not http.request_body
+        return self._is_between_requests() and self.http.keep_alive and not self.recv_buffer
 
     def _is_repeated(self) -> bool:
         repeats: Repeater = self.app.ctx.repeats
