@@ -37,7 +37,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--time", type=float, default=30.0, metavar="S", help="simulated seconds of faults in each run")
     parser.add_argument(
         "--density", choices=[*DENSITIES, MIXED], default=DENSE,
-        help="of faults and calls; mixed: every second run of the log is calm and ten times as long",
+        help="of faults and calls; mixed: every second run of the log is calm and 22 times as long",
     )
     parser.add_argument("--members", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes")

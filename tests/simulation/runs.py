@@ -22,6 +22,7 @@ LATER = {17: "cluster-members", 19: "cluster-power"}
 """In the same way: profiles that came later, and how seldom their turn is."""
 PROFILES = (*faults.PROFILES, *cluster_faults.PROFILES)
 _TURNS = tuple(name for name in PROFILES if name not in (MEMBER, *LATER.values()))
+LONG_LIFE = 22
 IN_FLIGHT = 4
 """Runs given to each process ahead of what it has finished."""
 
@@ -37,10 +38,10 @@ def profile_of(seed: int, wanted: str) -> str:
 
 
 def mixed(seed: int, options: Options) -> Options:
-    """Every second run of the log is calm and ten times as long: what shows only in a long life is asked for as well."""
+    """Every second run of the log is calm and lasts LONG_LIFE times as long: what shows only in a long life is asked for as well."""
     if options.profile in cluster_faults.PROFILES or options.profile == "none" or seed // len(_TURNS) % 2:
         return options
-    return structs.replace(options, density=CALM, seconds=10 * options.seconds)
+    return structs.replace(options, density=CALM, seconds=LONG_LIFE * options.seconds)
 
 
 def build(seed: int, options: Options) -> Simulation | ClusterSimulation:

@@ -38,7 +38,7 @@ class Density(Struct, frozen=True, kw_only=True):
 DENSE, CALM = "dense", "calm"
 DENSITIES = {
     DENSE: Density(fault_every_s=1.5, writes_per_s=8.0, reads_per_s=6.0),
-    CALM: Density(fault_every_s=4.0, writes_per_s=2.0, reads_per_s=1.5),
+    CALM: Density(fault_every_s=8.0, writes_per_s=0.4, reads_per_s=0.4),
 }
 
 
