@@ -211,7 +211,7 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
     )
     app.ctx.gate = Gate(server.limits, server.clock.monotonic)
     metrics, store, secured, access = Metrics(server.store), server.store, server.credentials, server.access
-    standing = Standing(store)
+    standing = app.ctx.standing = Standing(store)
     repeats = app.ctx.repeats = Repeats(store, access, standing, metrics)
     reports = Reports(store)
     parts = [
@@ -238,7 +238,6 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
 
     @app.on_response  # type: ignore[untyped-decorator]
     async def finish(request: Request, response: HTTPResponse) -> None:
-        response.headers.update(standing.values())
         now = server.clock.monotonic()
         metrics.answered(request.method, response.status, now - getattr(request.ctx, "began", now))
         repeats.learn(request, response)

@@ -17,6 +17,7 @@ from sanic import Request
 from sanic.http import Stage
 from sanic.server import HttpProtocol
 
+from kago.server.answers import Answering
 from kago.server.problems import CONTENT_TYPE, Refused
 
 _logger = logging.getLogger(__name__)
@@ -149,6 +150,7 @@ class Repeater(Protocol):
 class Connection(HttpProtocol):
     """Sanic's protocol behind the gate, and before both what the application repeats; it carries them as `app.ctx`."""
 
+    HTTP_CLASS = Answering
     __slots__ = ("_asked", "_behind", "_client", "_head", "_refusal")
 
     def _setup(self) -> None:

@@ -123,23 +123,21 @@ def _is_host(host: str | None) -> bool:
 
 def _check_env(env: dict[str, str]) -> Iterator[FieldError]:
     for name, value in env.items():
-        pointer = f"/env/{_escaped(name)}"
-        if not name or "=" in name:
-            yield FieldError(pointer=pointer, detail="a variable's name must not be empty and must not hold =")
-        yield from _check_text(pointer, name, limit=MAX_LABEL_VALUE)
-        yield from _check_text(pointer, value, limit=MAX_SPEC_BYTES, lines=True)
+        wrong = [] if name and "=" not in name else ["a variable's name must not be empty and must not hold ="]
+        wrong += [*_wrong_text(name, limit=MAX_LABEL_VALUE), *_wrong_text(value, limit=MAX_SPEC_BYTES, lines=True)]
+        yield from (FieldError(pointer=f"/env/{_escaped(name)}", detail=detail) for detail in wrong)
 
 
 def _check_labels(pointer: str, labels: dict[str, str]) -> Iterator[FieldError]:
     if len(labels) > MAX_LABELS:
         yield FieldError(pointer=pointer, detail=f"must not be more than {MAX_LABELS}")
     for key, value in labels.items():
-        at = f"{pointer}/{_escaped(key)}"
+        wrong = [*_wrong_text(value, limit=MAX_LABEL_VALUE)]
         if key.startswith("kago."):
-            yield FieldError(pointer=at, detail="keys that begin with kago. are Kago's own")
+            wrong.insert(0, "keys that begin with kago. are Kago's own")
         elif not _LABEL_KEY.fullmatch(key) or len(key) > MAX_NAME:
-            yield FieldError(pointer=at, detail=f"a key must be 1 to {MAX_NAME} letters, digits, dots, dashes, underscores and slashes")
-        yield from _check_text(at, value, limit=MAX_LABEL_VALUE)
+            wrong.insert(0, f"a key must be 1 to {MAX_NAME} letters, digits, dots, dashes, underscores and slashes")
+        yield from (FieldError(pointer=f"{pointer}/{_escaped(key)}", detail=detail) for detail in wrong)
 
 
 def _check_rolling_update(rolling: RollingUpdate) -> Iterator[FieldError]:
@@ -156,12 +154,18 @@ def _check_pattern(pointer: str, text: str, pattern: re.Pattern[str], limit: int
 
 
 def _check_text(pointer: str, text: str, *, limit: int, lines: bool = False) -> Iterator[FieldError]:
+    return (FieldError(pointer=pointer, detail=detail) for detail in _wrong_text(text, limit=limit, lines=lines))
+
+
+def _wrong_text(text: str, *, limit: int, lines: bool = False) -> Iterator[str]:
     if len(text) > limit:
-        yield FieldError(pointer=pointer, detail=f"must not be longer than {limit} characters")
+        yield f"must not be longer than {limit} characters"
+    if text.isprintable():
+        return  # Nearly all are, and it is told without looking for each fault by itself.
     if (_CONTROL_IN_TEXT if lines else _CONTROL).search(text):
-        yield FieldError(pointer=pointer, detail="must not hold control characters")
+        yield "must not hold control characters"
     if _SURROGATE.search(text):
-        yield FieldError(pointer=pointer, detail="is not valid Unicode")
+        yield "is not valid Unicode"
 
 
 def _check_size(spec: DeploymentSpec) -> Iterator[FieldError]:
