@@ -24,8 +24,9 @@ from kago.core.model.report import PodReport
 logger = logging.getLogger("kago.agent")
 
 RESYNC_S = 30.0
-SETTLE_S = 0.01
-"""Between two rounds, so that a burst of events is one round."""
+SETTLE_S, BURST_S = 0.002, 0.1
+"""Before a round, so that what moves together is one round; the second in a BURST of actions, for each round is a report."""
+BURST = 4
 LOOK_S = 6.0
 """A runtime that has not listed its containers by then is taken as not answering."""
 BLIND_S = 2.0
@@ -126,7 +127,7 @@ class Worker:
                         await self._wake.wait()
                 except TimeoutError:
                     pass  # a delay is over, or it is time to look again
-                await asyncio.sleep(SETTLE_S)
+                await asyncio.sleep(BURST_S if len(self._work) >= BURST else SETTLE_S)
 
     async def _round(self) -> float | None:
         # an action that ends while we look may have changed what was just seen: its pod waits for the next round

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,7 @@ def test_an_image_is_pulled_from_a_registry_and_a_moved_tag_noticed(tmp_path: Pa
         return ref
 
     async def story(stage: Stage) -> None:
+        await _listens(port)
         first = await asyncio.to_thread(publish, "first")
         old, new = docker_pod(image=reference), docker_pod(image=reference)
         always = docker_pod(image=reference, pull_policy=PullPolicy.ALWAYS)
@@ -270,6 +272,16 @@ def test_an_image_is_pulled_from_a_registry_and_a_moved_tag_noticed(tmp_path: Pa
             play(tmp_path, engine, story)
         finally:
             registry.kill()
+
+
+async def _listens(port: int) -> None:
+    async with asyncio.timeout(15):
+        while True:
+            with suppress(ConnectionRefusedError):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+                return
+            await asyncio.sleep(0.05)
 
 
 def test_docker_asked_for_and_not_there_is_an_error(tmp_path: Path) -> None:

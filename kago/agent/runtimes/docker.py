@@ -41,6 +41,8 @@ REFRESH_S = 30.0
 RECONNECT_S = 1.0
 STAMP_S = 0.5
 """The engine notes when a container started this much later at most; by then it may have written something. Less than any restart delay."""
+EVENTS = ("start", "die", "destroy", "pause", "unpause", "health_status")
+"""What moves what is observed of a container; each health check alone is three events more."""
 MIB = 1024 * 1024
 LOG_LIMITS = {"max-size": "10m", "max-file": "2"}
 
@@ -67,6 +69,8 @@ class DockerRuntime:
         """When all were listed (monotonic)."""
         self._stirred = {""}
         """Containers to be looked at again ("": all of them)."""
+        self._starting: dict[str, set[str]] = {}
+        """Pods that are being started, and their containers of which events told meanwhile: these are looked at once, afterwards."""
         self._cpus = 0
         """Of the engine's machine; 0 until it was asked since its events were last followed."""
         self._moved: dict[str, asyncio.Event] = {}
@@ -110,8 +114,15 @@ class DockerRuntime:
 
     async def start(self, pod: Pod) -> None:
         known = next((one.ref for one in self._seen.values() if one.pod_id == pod.id), None)
-        ref = await self._call(self._acting, lambda: self._start(pod, known))
-        self._stirred.add(ref)
+        told = self._starting[pod.id] = set()
+        try:
+            await self._call(self._acting, lambda: self._start(pod, known, told))
+        except EngineUnavailable:
+            told.add("")  # It may have been made all the same.
+            raise
+        finally:
+            del self._starting[pod.id]
+            self._stirred |= told
 
     async def remove(self, ref: str, grace_s: float) -> None:
         try:
@@ -149,7 +160,9 @@ class DockerRuntime:
         with self._connecting:
             if timeout_s not in self._clients:
                 options = kwargs_from_env(environment=self._environment)
-                self._clients[timeout_s] = docker.APIClient(**options, version="auto", timeout=timeout_s, max_pool_size=16)
+                client = self._clients[timeout_s] = docker.APIClient(**options, version="auto", timeout=timeout_s, max_pool_size=16)
+                # Proxies and .netrc are for engines elsewhere; requests looks for them at each call.
+                client.trust_env = not str(options.get("base_url", "unix:")).startswith("unix:")
             return self._clients[timeout_s]
 
     def _listed(self) -> Iterable[str]:
@@ -171,10 +184,12 @@ class DockerRuntime:
         pod = () if pod_id is None else (f"{POD}={pod_id}",)
         return (f"{CLUSTER}={self._owner.cluster_id}", f"{AGENT}={self._owner.agent_id}", *pod)
 
-    def _start(self, pod: Pod, known: str | None) -> str:
-        """`known`: its container, when they were last looked at. One that runs may be started again: the engine lets it be."""
+    def _start(self, pod: Pod, known: str | None, told: set[str]) -> None:
+        """`known`: its container, when they were last looked at. One that runs may be started again: the engine lets it be.
+        Each that there is in the end, running or not, is in `told`."""
         engine = self._engine(ACT_S)
         ref = known or self._create(engine, pod)
+        told.add(ref)
         try:
             try:
                 engine.start(ref)
@@ -182,10 +197,10 @@ class DockerRuntime:
                 if known is None:
                     raise
                 ref = self._create(engine, pod)
+                told.add(ref)
                 engine.start(ref)
         except APIError as error:
             raise RuntimeFailed("StartError", explain(error)) from error
-        return ref
 
     def _create(self, engine: docker.APIClient, pod: Pod) -> str:
         name = f"kago-{pod.name}"
@@ -300,27 +315,31 @@ class DockerRuntime:
         """The thread of the event stream. Where it breaks, everything is looked at anew."""
         while not self._closed.is_set():
             try:
-                self._stream = self._engine(CALL_S).events(filters={"type": "container", "label": [*self._mine()]}, decode=True)
+                wanted = {"type": "container", "event": [*EVENTS], "label": [*self._mine()]}
+                self._stream = self._engine(CALL_S).events(filters=wanted, decode=True)
                 self._cpus = 0
-                self._tell(loop, None)  # whatever happened before
+                self._tell(loop)  # whatever happened before
                 for event in self._stream:
-                    if not str(event.get("Action", "")).startswith("exec_"):
-                        self._tell(loop, str(event.get("id") or event.get("Actor", {}).get("ID", "")))
+                    actor = event.get("Actor", {})
+                    self._tell(loop, str(event.get("id") or actor.get("ID", "")), str(actor.get("Attributes", {}).get(POD, "")))
             except (OSError, DockerException, urllib3.exceptions.HTTPError, ValueError) as error:
                 logger.debug("event stream of the engine broke: %s", error)
             if not self._closed.is_set():
-                self._tell(loop, None)
+                self._tell(loop)
                 self._closed.wait(RECONNECT_S)
 
-    def _tell(self, loop: asyncio.AbstractEventLoop, ref: str | None) -> None:
+    def _tell(self, loop: asyncio.AbstractEventLoop, ref: str = "", pod_id: str = "") -> None:
         if not self._closed.is_set():
-            tell(loop, lambda: self._on_event(ref))
+            tell(loop, lambda: self._on_event(ref, pod_id))
 
-    def _on_event(self, ref: str | None) -> None:
-        self._stirred.add(ref or "")
+    def _on_event(self, ref: str, pod_id: str) -> None:
         if ref in self._moved:
             self._moved[ref].set()
-        self._changed()
+        if pod_id in self._starting:
+            self._starting[pod_id].add(ref)
+        else:
+            self._stirred.add(ref)
+            self._changed()
 
     async def _call(self, threads: Threads, call: Callable[[], T]) -> T:
         """Run it in a thread. APIError is the engine's answer; everything else that goes wrong means that it gave none."""

@@ -41,6 +41,7 @@ class Images:
         self._pulling = Threads(PULLS, "docker-pull")
         self._asking = Threads(2, "docker-image")
         self._pulls: dict[str, _Pull] = {}
+        self._asked: dict[str, asyncio.Future[bool]] = {}
         self._found, self._found_at = "", 0.0
 
     async def provide(self, image: str, policy: PullPolicy, progress: Progress) -> None:
@@ -48,7 +49,7 @@ class Images:
         if policy is not PullPolicy.ALWAYS:
             if self._found == image and time.monotonic() - self._found_at < FOUND_S:
                 return
-            if await self._asking.run(lambda: self._there(image)):
+            if await self._is_there(image):
                 self._found, self._found_at = image, time.monotonic()
                 return
             if policy is PullPolicy.NEVER:
@@ -63,6 +64,14 @@ class Images:
             await self._wait(image, pull)
         finally:
             pull.waiting.remove(progress)
+
+    async def _is_there(self, image: str) -> bool:
+        """Asked once for all who want to know at a time."""
+        asked = self._asked.get(image)
+        if asked is None:
+            asked = self._asked[image] = asyncio.ensure_future(self._asking.run(lambda: self._there(image)))
+            asked.add_done_callback(lambda done: (self._asked.pop(image, None), done.exception()))
+        return await asyncio.shield(asked)
 
     def close(self) -> None:
         for pull in self._pulls.values():

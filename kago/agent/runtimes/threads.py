@@ -4,7 +4,9 @@ An executor's threads are waited for when the process ends; a call that hangs in
 """
 
 import asyncio
+import queue
 import threading
+import weakref
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -15,6 +17,9 @@ class Threads:
     def __init__(self, limit: int, name: str) -> None:
         self._free = asyncio.Semaphore(limit)
         self._name = name
+        self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._busy = self._started = 0
+        weakref.finalize(self, _end, self._calls, limit)
 
     async def run(self, call: Callable[[], T]) -> T:
         """What `call` returns or raises. Cancelling gives up waiting, the call itself ends in its own time (and counts until then)."""
@@ -23,6 +28,7 @@ class Threads:
         future: asyncio.Future[T] = loop.create_future()
 
         def done(result: T | None, error: BaseException | None) -> None:
+            self._busy -= 1
             self._free.release()
             if future.done():
                 return
@@ -40,8 +46,22 @@ class Threads:
                 failure = error
             tell(loop, lambda: done(result, failure))
 
-        threading.Thread(target=work, name=self._name, daemon=True).start()
+        self._busy += 1
+        self._calls.put(work)
+        if self._started < self._busy:
+            self._started += 1
+            threading.Thread(target=_serve, args=(self._calls,), name=self._name, daemon=True).start()
         return await future
+
+
+def _serve(calls: "queue.SimpleQueue[Callable[[], object] | None]") -> None:
+    while (call := calls.get()) is not None:
+        call()
+
+
+def _end(calls: "queue.SimpleQueue[Callable[[], object] | None]", threads: int) -> None:
+    for _ in range(threads):
+        calls.put(None)
 
 
 def tell(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
