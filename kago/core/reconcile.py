@@ -63,6 +63,8 @@ class Reconciler:
             if isinstance(thing, Pod):
                 self._deployments[thing.deployment_name] = None
                 self._observe_pod(thing)
+                if not isinstance(change, Put):
+                    self._ahead.pop(thing.id, None)
             elif isinstance(thing, Deployment):
                 self._deployments[thing.name] = None
             elif isinstance(thing, Node):
@@ -91,6 +93,8 @@ class Reconciler:
         self._deployments: dict[str, None] = {}
         self._later: dict[str, float] = {}
         """When (monotonic seconds) to look at a deployment again although nothing of it changes until then."""
+        self._ahead: dict[str, tuple[float | None, float]] = {}
+        """Pods that became ready in the future by our clock: that stamp, and when (monotonic seconds) we saw it first."""
         self._unknown_nodes: dict[str, None] = {}
         self._finished_pods: dict[str, None] = {}
 
@@ -115,13 +119,24 @@ class Reconciler:
             deployment = tables.deployments.get(name)
             if deployment is None:
                 continue
-            step = roll_out(tables, deployment, now=now)
+            step = roll_out(tables, deployment, ready_s=lambda pod: self._ready_s(pod, now, monotonic))
             commands += step.commands[: most - len(commands)]
             if step.wait_s is not None:
                 self._later[name] = monotonic + step.wait_s
             if step.commands:
                 # Behind the others, so that a busy one keeps nobody waiting.
                 self._deployments[name] = None
+
+    def _ready_s(self, pod: Pod, now: float, monotonic: float) -> float:
+        """For how long `pod` is ready. The stamp is another server's: by one ahead of our clock a rollout would stand still each time."""
+        age_s = now - pod.ready_at if pod.ready_at is not None else 0.0
+        if age_s >= 0:
+            return age_s
+        stamp, since = self._ahead.get(pod.id, (None, monotonic))
+        if stamp != pod.ready_at:
+            since = monotonic
+            self._ahead[pod.id] = (pod.ready_at, since)
+        return monotonic - since
 
     def _clean_up(self, tables: Tables, commands: list[AnyCommand], waits: list[float | None], *, now: float) -> None:
         most = MAX_COMMANDS_PER_ROUND - SCHEDULER_SHARE

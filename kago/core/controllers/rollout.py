@@ -6,7 +6,7 @@ and no pod is stopped whose end would leave fewer available than replicas - max_
 that is turned round half-way is simply another rollout.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from heapq import nsmallest
 
 from msgspec import Struct
@@ -17,9 +17,6 @@ from kago.core.model.pod import Pod
 from kago.core.state.commands import MAX_PODS_PER_COMMAND, CreatePods, StopPods
 from kago.core.state.tables import Tables
 
-MAX_CLOCK_SKEW_S = 60.0
-"""A pod that became ready further in the future than this was stamped by a wrong clock, and counts as ready for long."""
-
 
 class Rollout(Struct, frozen=True):
     commands: tuple[CreatePods | StopPods, ...] = ()
@@ -27,11 +24,11 @@ class Rollout(Struct, frozen=True):
     """In how many seconds to look again although nothing changes: a pod is then ready for long enough."""
 
 
-def roll_out(tables: Tables, deployment: Deployment, *, now: float) -> Rollout:
-    """The next step for this deployment; none when it is as wanted or has to wait. `now` in seconds since the epoch."""
+def roll_out(tables: Tables, deployment: Deployment, *, ready_s: Callable[[Pod], float]) -> Rollout:
+    """The next step for this deployment; none when it is as wanted or has to wait. `ready_s`: for how long a ready pod has been so."""
     if deployment.total_replicas == deployment.updated_replicas == deployment.replicas:
         return Rollout()
-    step = _Step(deployment, tables.live_pods(deployment.name), now)
+    step = _Step(deployment, tables.live_pods(deployment.name), ready_s)
     creates = tuple(_creates(tables, deployment, step.total, step.missing()))
     made = sum(command.count for command in creates)
     commands: tuple[CreatePods | StopPods, ...] = (*creates, *_stops(tables, deployment, step.stops(), step.total + made))
@@ -41,7 +38,7 @@ def roll_out(tables: Tables, deployment: Deployment, *, now: float) -> Rollout:
 class _Step:
     """The sums of one step, over all pods once: only those that are down, and of the others those to stop, are worth sorting."""
 
-    def __init__(self, deployment: Deployment, live: list[Pod], now: float) -> None:
+    def __init__(self, deployment: Deployment, live: list[Pod], ready_s: Callable[[Pod], float]) -> None:
         rolling = deployment.rolling_update
         self._replicas = deployment.replicas
         self._most = deployment.replicas + rolling.max_surge
@@ -57,7 +54,7 @@ class _Step:
                 (self._old_up if pod.ready else self._old_down).append(pod)
             elif not pod.ready:
                 self._new_down.append(pod)
-            elif (left := _left_s(pod, deployment, now)) > 0:
+            elif (left := rolling.min_ready_s - ready_s(pod)) > 0:
                 self._new_down.append(pod)
                 self.waits.append(left)
             else:
@@ -97,13 +94,6 @@ class _Step:
 def _expendable(pod: Pod) -> tuple[bool, bool, int, float, str]:
     """Sorts first what is missed least: without a node, not ready, of the oldest revision, the youngest."""
     return pod.node_name is not None, pod.ready, pod.revision, -pod.created_at, pod.name
-
-
-def _left_s(pod: Pod, deployment: Deployment, now: float) -> float:
-    """Seconds until this ready pod of the newest revision counts as available; 0 or less: it does."""
-    if pod.ready_at is None or pod.ready_at > now + MAX_CLOCK_SKEW_S:
-        return 0.0
-    return pod.ready_at + deployment.rolling_update.min_ready_s - now
 
 
 def _creates(tables: Tables, deployment: Deployment, total: int, missing: int) -> Iterator[CreatePods]:

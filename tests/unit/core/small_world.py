@@ -28,6 +28,8 @@ class SmallWorld:
     def __init__(self, *, strategy: Strategy = Strategy.FIRST_FIT, node_gc_s: float = 1000.0, tables: Tables | None = None) -> None:
         self.tables = tables or Tables()
         self.now = 1000.0
+        self.ahead_s = 0.0
+        """How far the clocks of the servers that take commands are ahead of the leader's."""
         self.liveness = Liveness()
         self.heals: Callable[[Pod], bool] = lambda pod: True
         """Whether this pod becomes ready once it runs."""
@@ -39,7 +41,7 @@ class SmallWorld:
 
     def do(self, command: AnyCommand) -> Reply:
         index = self.tables.index + 1
-        changes, reply = decide(self.tables, command, at=self.now, index=index)
+        changes, reply = decide(self.tables, command, at=self.now + self.ahead_s, index=index)
         self.tables.absorb(index, changes)
         self.reconciler.observe(changes)
         self.watch()

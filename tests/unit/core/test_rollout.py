@@ -106,6 +106,20 @@ def test_a_new_pod_counts_only_after_min_ready_and_the_round_says_when_to_come_b
     assert [pod.id for pod in world.live()] == [new.id]
 
 
+@pytest.mark.parametrize("ahead_s", [0.5, 31.0, 1e6])
+def test_a_clock_that_is_ahead_holds_no_rollout_up(ahead_s: float) -> None:
+    world = running(3)
+    world.ahead_s = ahead_s
+    began = world.now
+    world.update(DeploymentPatch(image="nginx:2"))
+    while any(pod.revision == 1 for pod in world.live()):
+        assert world.now < began + 6, "three steps of a second each, and what the agents take"
+        world.lead()
+        world.agents()
+        world.now += 0.1
+    assert world.now > began + 2.9, "each of the three was looked at for its second"
+
+
 def test_replaced_deleted_and_unplaceable_pods() -> None:
     world = running(3)
     world.do(DeletePod(id=world.live()[0].name))
