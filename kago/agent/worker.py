@@ -24,9 +24,10 @@ from kago.core.model.report import PodReport
 logger = logging.getLogger("kago.agent")
 
 RESYNC_S = 30.0
-SETTLE_S, BURST_S = 0.002, 0.1
-"""Before a round, so that what moves together is one round; the second in a BURST of actions, for each round is a report."""
-BURST = 4
+QUIET_S, SETTLE_S = 0.05, 0.02
+"""A round that follows another one within the first waits for the second: what moves together is one round, each of which is a report."""
+BURST, BURST_S = 4, 0.1
+"""With so many actions under way it waits for this long."""
 LOOK_S = 6.0
 """A runtime that has not listed its containers by then is taken as not answering."""
 BLIND_S = 2.0
@@ -85,8 +86,9 @@ class Worker:
         self._note(index, epoch)
 
     def want(self, pod: Pod, *, index: int) -> None:
-        self._pods[pod.id] = pod
-        self._note(index)
+        known, self._pods[pod.id] = self._pods.get(pod.id), pod
+        if _wish(known) is not _wish(pod):  # Else it is only what this agent said itself, come back.
+            self._note(index)
 
     def forget(self, pod_id: str, *, index: int) -> None:
         if self._pods.pop(pod_id, None) is not None:
@@ -119,6 +121,7 @@ class Worker:
             while True:
                 self._wake.clear()
                 wake_at = await self._round()
+                ended = self._clock.monotonic()
                 wait_s = RESYNC_S if wake_at is None else min(RESYNC_S, max(0.0, wake_at - self._clock.now()))
                 if self._blind:
                     wait_s = min(wait_s, max(0.0, min(self._blind.values()) - self._clock.monotonic()))
@@ -127,7 +130,8 @@ class Worker:
                         await self._wake.wait()
                 except TimeoutError:
                     pass  # a delay is over, or it is time to look again
-                await asyncio.sleep(BURST_S if len(self._work) >= BURST else SETTLE_S)
+                if self._clock.monotonic() - ended < QUIET_S:
+                    await asyncio.sleep(BURST_S if len(self._work) >= BURST else SETTLE_S)
 
     async def _round(self) -> float | None:
         # an action that ends while we look may have changed what was just seen: its pod waits for the next round
@@ -136,7 +140,7 @@ class Worker:
         noted = self._pods.copy()
         saved = await self.save()
         # a wish that came while the notes were written is not on disk yet: acted on, it would be forgotten by a kill
-        moved = {pod_id for pod_id in noted.keys() | self._pods.keys() if noted.get(pod_id) is not self._pods.get(pod_id)}
+        moved = {pod_id for pod_id in noted.keys() | self._pods.keys() if _wish(noted.get(pod_id)) is not _wish(self._pods.get(pod_id))}
         busy = {*unsure, *self._work, *moved}
         sight = self._sight(noted, trusted=self._trusted and saved)
         next_steps = plan(sight, busy=busy, now=self._clock.now())
@@ -277,3 +281,8 @@ class Worker:
             self._told_at[pod_id] = now
             self._work[pod_id] = Work(reason=reason, message=message)
             self.wake()
+
+
+def _wish(pod: Pod | None) -> Desired | None:
+    """The one thing of a pod that moves and that its agent obeys."""
+    return pod.desired if pod is not None else None

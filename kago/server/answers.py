@@ -16,13 +16,12 @@ from kago.server.problems import CONTENT_TYPE, Refused, of_log_error, unavailabl
 from kago.server.requests import check_parameters, etag, flag, number, parameter
 from kago.server.store import Store
 from kago.server.watches import watch_answer
+from raft.contract import LogStatus
 from raft.errors import LogError, NoLeader
 
 JSON = "application/json"
 SLICE = 500
 """Things of a list that are encoded and sent at once: a longer list is sent in slices, between which the log and everybody else go on."""
-STANDING_S = 0.01
-"""So much later than it was may the leader be said to have been heard, or known."""
 
 
 def problem(request: Request, refused: Refused) -> HTTPResponse:
@@ -142,7 +141,7 @@ def content_of(body: bytes, content_type: str, *, tag: str = "") -> bytes:
 
 def header_values(store: Store) -> dict[str, str]:
     """What every answer says about the state it was given from; by the date clients reckon ages, whatever their own clock says."""
-    status = store.status()
+    status = store.recent_status()
     age = status.leader_contact_age_s
     return {
         "date": http_date(int(store.clock.now())),
@@ -155,20 +154,20 @@ def header_values(store: Store) -> dict[str, str]:
 
 
 class Standing:
-    """`header_values` for answers that are many: worked out again when the index moved or some milliseconds have passed."""
+    """`header_values` for answers that are many: worked out again when the index moved, or what was last known of the log."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._index = -1
-        self._until = 0.0
+        self._status: LogStatus | None = None
         self._values: dict[str, str] = {}
         self._lines = b""
 
     def values(self) -> dict[str, str]:
-        store, now = self._store, self._store.clock.monotonic()
-        if store.tables.index != self._index or now >= self._until:
-            self._index, self._until = store.tables.index, now + STANDING_S
-            self._values, self._lines = header_values(store), b""
+        index, status = self._store.tables.index, self._store.recent_status()
+        if index != self._index or status is not self._status:
+            self._index, self._status = index, status
+            self._values, self._lines = header_values(self._store), b""
         return self._values
 
     def lines(self) -> bytes:

@@ -22,6 +22,7 @@ _logger = logging.getLogger(__name__)
 WRITE_TIMEOUT_S = 2.0
 """A write waits this long for a leader and a majority."""
 READ_TIMEOUT_S = 2.0
+RECENT_S = 0.01
 
 Listener = Callable[[int, tuple[Change, ...]], None]
 
@@ -50,6 +51,7 @@ class Store:
         self.machine.on_changes = self._changed
         self.machine.on_restored = self._restored
         self._log: ReplicatedLog | None = None
+        self._recent: tuple[float, LogStatus] | None = None
 
     def open(self, log: ReplicatedLog) -> None:
         self._log = log
@@ -76,6 +78,13 @@ class Store:
 
     def status(self) -> LogStatus:
         return self.log.status()
+
+    def recent_status(self) -> LogStatus:
+        """As it was RECENT_S ago at most: what every answer asks for need not be worked out for every answer."""
+        now = self.clock.monotonic()
+        if self._recent is None or now >= self._recent[0]:
+            self._recent = (now + RECENT_S, self.log.status())
+        return self._recent[1]
 
     async def submit(
         self,

@@ -146,7 +146,7 @@ async def _take(store: Store, leader: Leader, name: str, beat: Heartbeat) -> Non
     if node.id != beat.node_id or node.incarnation != beat.incarnation:
         detail = f"node {name} is held by agent {node.id} in its life {node.incarnation}; this one must stop acting"
         raise Refused(409, "stale-incarnation", detail)
-    status = store.status()
+    status = store.recent_status()
     if status.leader_contact_age_s is None or status.leader_contact_age_s > LEADER_SILENT_S or not status.heard_by_leader:
         # Taken here it would renew no lease: send the agent on to a server that the leader hears.
         raise unavailable("no-leader", "this server and the leader do not hear each other; another server may")
