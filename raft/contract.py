@@ -25,7 +25,7 @@ class Role(StrEnum):
     """New, or back with an empty disk: catching up, and not counted."""
 
 
-class Reply(Struct, frozen=True):
+class Reply(Struct, gc=False, frozen=True):
     """The state machine's answer to one proposal."""
 
     index: int
@@ -261,6 +261,8 @@ class RaftConfig(Struct, frozen=True, kw_only=True):
     snapshot_every_bytes: int = 64 * 1024 * 1024
     """Journal growth that starts a snapshot."""
     snapshot_every_entries: int = 50_000
+    apply_s: float = 0.02
+    """Committed entries are applied for so long at a time; then others have their turn, and the leader its next sign of life."""
     ablate: frozenset[str] = frozenset()
     """Repairs switched off, for the simulation's own test only."""
 

@@ -1,7 +1,7 @@
 """The one door to PySyncObj: a typed face over a private, pinned copy of it.
 
 PySyncObj keeps the election and the bookkeeping of the log. What it gets wrong is put right around it, in `guard.py`, by means of
-five overridden methods and eight replaced module globals, all named here and checked at import: another version, or one whose inside
+seven overridden methods and eight replaced module globals, all named here and checked at import: another version, or one whose inside
 looks different, is refused instead of trusted. Each replica runs its own copy of the module, so that clock, dice, journal and
 serializer are its own and replicas in one process (tests, simulation) cannot touch each other.
 """
@@ -29,15 +29,16 @@ _PINNED = "0.3.17"
 _OVERRIDDEN = {
     "_SyncObj__connectedToAnyone": ["self"],
     "_SyncObj__sendAppendEntries": ["self"],
+    "_SyncObj__applyLogEntries": ["self"],
     "_SyncObj__doApplyCommand": ["self", "command"],
     "_SyncObj__tryLogCompaction": ["self"],
+    "_SyncObj__generateRaftTimeout": ["self"],
     "_checkCommandsToApply": ["self"],
 }
 _CALLED = {
     "_onTick": ["self", "timeToWait"],
     "_SyncObj__onMessageReceived": ["self", "node", "message"],
     "_SyncObj__setCurrentTerm": ["self", "term", "votedForNodeId"],
-    "_SyncObj__generateRaftTimeout": ["self"],
     "forceLogCompaction": ["self"],
     "transferLeadership": ["self", "node", "callback"],
 }
@@ -141,6 +142,9 @@ class Hooks(Protocol):
     def may_campaign(self) -> bool:
         """The election deadline passed: may this replica become a candidate?"""
 
+    def patience_s(self) -> float:
+        """How much longer than drawn the leader may be silent."""
+
     def send_log(self) -> None:
         """Send every peer what it lacks, or a heartbeat."""
 
@@ -179,8 +183,10 @@ class Engine:
             "GuardedSyncObj",
             (module.SyncObj,),
             {
+                "_SyncObj__applyLogEntries": lambda so: self._apply(config.apply_s),
                 "_SyncObj__doApplyCommand": apply_command,
                 "_SyncObj__connectedToAnyone": lambda so: hooks.may_campaign(),
+                "_SyncObj__generateRaftTimeout": lambda so: module.SyncObj._SyncObj__generateRaftTimeout(so) + hooks.patience_s(),
                 "_SyncObj__sendAppendEntries": lambda so: self._send_log(hooks),
                 # A tick looks for what never comes: commands go into the log by `append`, compaction begins by `compact`.
                 "_checkCommandsToApply": lambda so: None,
@@ -213,6 +219,16 @@ class Engine:
     def _send_log(self, hooks: Hooks) -> None:
         self._so._SyncObj__newAppendEntriesTime = self._clock.monotonic() + self._heartbeat_s
         hooks.send_log()
+
+    def _apply(self, seconds: float) -> bool:
+        """PySyncObj's own goes on until everything is applied, and neither hears nor sends anything meanwhile."""
+        so, ends = self._so, self._clock.monotonic() + seconds
+        while self.applied_index < self.commit_index:
+            so._SyncObj__doApplyCommand(self.journal[self.applied_index + 1 - self.first_index][0])
+            so._SyncObj__raftLastApplied += 1
+            if self._clock.monotonic() >= ends:
+                break
+        return False  # no reason for a message
 
     # -- driving it ------------------------------------------------------------------------------------------------
 

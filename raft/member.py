@@ -141,6 +141,9 @@ class Member:
     def may_campaign(self) -> bool:
         return self.prevotes.may_campaign()
 
+    def patience_s(self) -> float:
+        return self.prevotes.patience_s(self._clock.monotonic())
+
     def send_log(self) -> None:
         self.guard.pipeline.send_log()
 
@@ -231,7 +234,9 @@ class Member:
             return
         now = self._clock.monotonic()
         try:
-            self._excuse_stall(now)
+            if self.prevotes.was_late(now - self._promised, now):
+                self.router.woke(now)
+            self._promised = now
             self._worked_at = now
             while self._inbox:
                 self._deliver(*self._inbox.popleft())
@@ -311,6 +316,7 @@ class Member:
             self._inbox
             or self.outbox
             or self._told
+            or engine.applied_index < engine.commit_index
             or (engine.is_leader and not self.membership.other_voters and engine.commit_index < engine.last_index)
         ):
             return now
@@ -347,14 +353,6 @@ class Member:
 
     def _on_told(self, peer: str, message: Told) -> None:
         self._told.append((peer, message.payload))
-
-    def _excuse_stall(self, now: float) -> None:
-        """This process itself was not running: that says nothing about the leader, so give it another chance."""
-        if now - self._promised > 0.5 * self.config.election_min_s:
-            self.router.woke(now)
-            if not self.engine.is_leader:
-                self.engine.postpone_election()
-        self._promised = now
 
     def halt(self, error: LogError) -> None:
         """Stop for good: nothing more is sent, everybody who waits is told."""

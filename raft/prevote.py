@@ -16,6 +16,11 @@ _ROUND_S = 0.06
 """How long an own question counts as open when another member asks."""
 _YIELD_S = 0.12
 """After a yes, leave the other this long to win."""
+_PUNCTUAL_S = 0.05
+"""Late by no more than this is not late."""
+_FORGIVEN_S = 10.0
+"""After so long lateness counts half."""
+_MAX_PATIENCE_S = 2.0
 
 
 class PreVotes:
@@ -28,6 +33,22 @@ class PreVotes:
         self._started_at = NEVER
         self._ask_at = NEVER
         self._won = False
+        self._patience_s, self._patient_at = 0.0, NEVER
+
+    def was_late(self, late_s: float, now: float) -> bool:
+        """This step came so much too late. Whether that was a stall: it says nothing about the leader, which has another chance."""
+        guard = self._guard
+        patience_s = min(2 * (late_s - _PUNCTUAL_S), _MAX_PATIENCE_S)
+        if patience_s > self.patience_s(now):
+            self._patience_s, self._patient_at = patience_s, now
+        stalled = late_s > 0.5 * guard.config.election_min_s
+        if stalled and not guard.engine.is_leader:
+            guard.engine.postpone_election()
+        return stalled
+
+    def patience_s(self, now: float) -> float:
+        """How much longer than usual a leader may be silent: one that is late itself, as all are on a busy machine, hears late as well."""
+        return float(self._patience_s * 0.5 ** ((now - self._patient_at) / _FORGIVEN_S)) if self._patience_s else 0.0
 
     @property
     def due(self) -> float:

@@ -15,7 +15,7 @@ from importlib import metadata
 import msgspec
 
 from kago.agent.credentials import admitted, renew, servers_of
-from kago.agent.masters import Masters, Outdated, Superseded
+from kago.agent.masters import CALL_S, Masters, Outdated, Superseded
 from kago.agent.notes import DataDirError, Notebook
 from kago.agent.port import Health, serve_port
 from kago.agent.runtime import ContainerRuntime
@@ -39,8 +39,6 @@ SUPERSEDED = 5
 No restart mends any of these, so a service manager must not try."""
 AGAIN = -1
 """No exit code: begin a new life in the same process."""
-CALL_S = 3.0
-"""Deadline of every call to the control plane, all masters tried in it."""
 
 
 class StartRefused(Exception):

@@ -31,7 +31,7 @@ from kago.core.model.report import Heartbeat, HeartbeatReply, PodReport, Registr
 logger = logging.getLogger("kago.agent")
 
 SILENCE_S = 2.5
-"""A watch without a line for this long is left; masters send agents one every second."""
+"""A watch without a line for this long is left; masters send agents one every second, and in large clusters two in that time."""
 HEARD_S = 5.0
 """A listing waits this long for a heartbeat to be answered, else it is not believed."""
 BEHIND_S = 5.0
@@ -39,8 +39,10 @@ BEHIND_S = 5.0
 FIRST_HEARTBEAT_S = 1.0
 LEAST_HEARTBEAT_S, MOST_HEARTBEAT_S = 0.05, 60.0
 """Whatever a master says: neither a flood nor a silence without end."""
+CALL_S = 3.0
+"""Deadline of every call to the control plane, all masters tried in it."""
 AGAIN_S = 0.3
-"""After a failed call, which itself took up to 3 s where masters are silent."""
+"""After a failed call; longer after the next. All these times stretch with the heartbeats, which stretch with the number of nodes."""
 TAKEOVER_S = 30.0
 """How long a fresh agent waits for a former one of the same name to be given up by the cluster."""
 LEAVE_S = 2.0
@@ -113,10 +115,10 @@ class Masters:
 
     async def tell(self) -> None:
         """Register and send heartbeats for ever. Superseded when another agent has this node's place."""
-        since = self._clock.monotonic()
+        since, failures = self._clock.monotonic(), 0
         while True:
             self._news.clear()
-            pause = AGAIN_S * self._dice.uniform(0.7, 1.3)
+            pause = self._again_s(failures) * self._dice.uniform(0.7, 1.3)
             try:
                 if not self._registered:
                     await self._register()
@@ -139,10 +141,15 @@ class Masters:
                 self._note_loss(problem)
             except ClientError as error:
                 self._note_loss(error)
+            failures = failures + 1 if self._lost else 0
             if self._lost:
                 await asyncio.sleep(pause)  # news do not make a master answer
             elif pause > 0:
                 await self._pause(pause)
+
+    def _again_s(self, failures: int) -> float:
+        """Many agents that come again and again at once would keep busy servers busy."""
+        return min(AGAIN_S * 2.0 ** min(failures, 10), max(AGAIN_S, self._heartbeat_s / 2))
 
     async def _give_way(self, problem: Problem, *, waited_s: float) -> None:
         """Another agent has this node's place. Returns where its end may be waited for; Superseded, Outdated."""
@@ -220,6 +227,7 @@ class Masters:
 
     def _learn(self, reply: HeartbeatReply | RegistrationReply) -> None:
         self._heartbeat_s = min(max(reply.heartbeat_s, LEAST_HEARTBEAT_S), MOST_HEARTBEAT_S)
+        self._telling.allow(max(CALL_S, self._heartbeat_s / 2))
         now = self._clock.monotonic()
         if now - self._floor_at >= BEHIND_S:
             self._floor, self._floor_at = self._newest, now
@@ -263,8 +271,9 @@ class Masters:
 
     async def watch(self) -> None:
         """Follow this node's pods on one master after the other, for ever."""
-        said = ""
+        said, failures = "", 0
         while True:
+            began = self._clock.monotonic()
             try:
                 await self._follow()
                 raise _Behind("the stream ended")
@@ -279,7 +288,8 @@ class Masters:
             if error != said:
                 logger.info("watch of the pods: %s", error)
                 said = error
-            await asyncio.sleep(AGAIN_S * self._dice.uniform(0.3, 1.0))
+            failures = failures + 1 if self._clock.monotonic() - began < self._heartbeat_s else 0
+            await asyncio.sleep(self._again_s(failures) * self._dice.uniform(0.3, 1.0))
 
     async def _follow(self) -> None:
         """One stream, until it breaks."""
@@ -291,7 +301,7 @@ class Masters:
             params["min_index"] = str(max(self._notebook.notes.index, self._joined_at))
         else:
             params["index"] = str(self._resume)
-        async with aclosing(self._watching.watch("/pods", params, silence_s=SILENCE_S)) as events:
+        async with aclosing(self._watching.watch("/pods", params, silence_s=max(SILENCE_S, 0.75 * self._heartbeat_s))) as events:
             async for event in events:
                 match event.type:
                     case "put" | "removed":

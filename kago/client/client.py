@@ -157,6 +157,10 @@ class Client:
         body = msgspec.json.encode(RenewRequest(request=request_pem.decode()))
         return _decode(await self._walker.call("POST", "/renew", body=body, headers=_JSON), RenewReply).certificate.encode()
 
+    def allow(self, seconds: float) -> None:
+        """From now on a call may take so long."""
+        self._walker.timeout_s = seconds
+
     async def heartbeat(self, name: str, heartbeat: Heartbeat) -> HeartbeatReply:
         """Problem 404: register again; 409: a newer agent of this identity runs."""
         # The date lets the servers notice a clock that is far off.

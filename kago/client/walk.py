@@ -48,7 +48,7 @@ class Walker:
             raise ValueError("at least one server URL is needed")
         self._servers = self._given
         self._current = 0
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._clock = clock
         self._http: Http = http or Wire(tls=tls, token=token)
         self._date_offset_s = 0.0
@@ -93,7 +93,7 @@ class Walker:
         timeout_s: float | None = None,
     ) -> Answer:
         """The first answer that is not "not now" (2xx, or a Problem raised); raises ClientError by the deadline."""
-        total_s = self._timeout_s if timeout_s is None else timeout_s
+        total_s = self.timeout_s if timeout_s is None else timeout_s
         deadline = self._clock.monotonic() + total_s
         maybe_done = False
         while True:

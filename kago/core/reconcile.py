@@ -18,12 +18,15 @@ from kago.core.model.node import Node, NodeStatus
 from kago.core.model.pod import Pod, PodStatus
 from kago.core.scheduler.plan import Plan, Scheduler
 from kago.core.state.changes import Change, Put
-from kago.core.state.commands import MAX_PODS_PER_COMMAND, AnyCommand, AssignPods, ExplainPods
+from kago.core.state.commands import MAX_PODS_PER_COMMAND, AnyCommand, AssignPods, CreatePods, ExplainPods, RemovePods, StopPods
 from kago.core.state.tables import Tables
 
 MAX_COMMANDS_PER_ROUND = 20
-SCHEDULER_SHARE = 8
-"""Commands of a round that the controllers leave to the scheduler."""
+MAX_PODS_PER_ROUND = 2_000
+"""Its commands share an entry of the log: what they touch is applied by every server in one go, while which it does nothing else."""
+SCHEDULER_SHARE = 0.4
+"""Of both, left to the scheduler by the controllers."""
+_FINISHED = (PodStatus.SUCCEEDED, PodStatus.FAILED)
 
 
 class Round(Struct, frozen=True):
@@ -31,6 +34,25 @@ class Round(Struct, frozen=True):
     """To be submitted in this order; when they are applied, the next round is due at once."""
     wake_at: float | None = None
     """When the next round is due though nothing changes (monotonic seconds)."""
+
+
+class _Room:
+    """How much a round may still ask for."""
+
+    def __init__(self, commands: int, pods: int) -> None:
+        self.commands, self.pods = commands, pods
+
+    def take(self, wanted: Iterable[AnyCommand]) -> list[AnyCommand]:
+        """The first of them, as many as there is room for."""
+        taken: list[AnyCommand] = []
+        for command in wanted:
+            pods = _pods_of(command)
+            if not self.commands or pods > self.pods:
+                self.commands = 0
+                break
+            self.commands, self.pods = self.commands - 1, self.pods - pods
+            taken.append(command)
+        return taken
 
 
 class Reconciler:
@@ -50,8 +72,8 @@ class Reconciler:
         self._deployments.update(dict.fromkeys(tables.deployments))
         for node in tables.nodes.values():
             self._observe_node(node)
-        for pod in tables.pods.values():
-            self._observe_pod(pod)
+        # Not one by one: with 150,000 pods a new leader would be silent for too long.
+        self._finished_pods.update((id, None) for id, pod in tables.pods.items() if pod.status in _FINISHED)
 
     def observe(self, changes: Iterable[Change]) -> None:
         """Mark what these changes touch. Called after each entry, with the tables already changed; nothing before the first reset."""
@@ -73,17 +95,15 @@ class Reconciler:
     def round(self, tables: Tables, liveness: Liveness, *, now: float, monotonic: float) -> Round:
         """The commands that are due, bounded in number, and when to ask again."""
         waits: list[float | None] = []
-        commands: list[AnyCommand] = [*mark_nodes(tables, liveness)]
-        del commands[MAX_COMMANDS_PER_ROUND - SCHEDULER_SHARE :]
-        self._roll_out(tables, commands, now=now, monotonic=monotonic)
-        self._clean_up(tables, commands, waits, now=now)
-        left = MAX_COMMANDS_PER_ROUND - len(commands)
-        plan = self._scheduler.plan(
-            tables, monotonic=monotonic, max_assignments=left * MAX_PODS_PER_COMMAND, max_unplaced=left * MAX_PODS_PER_COMMAND
-        )
-        commands += _placements(tables, plan)
+        room = _Room(int(MAX_COMMANDS_PER_ROUND * (1 - SCHEDULER_SHARE)), int(MAX_PODS_PER_ROUND * (1 - SCHEDULER_SHARE)))
+        commands = room.take(mark_nodes(tables, liveness))
+        commands += self._roll_out(tables, room, now=now, monotonic=monotonic)
+        commands += self._clean_up(tables, room, waits, now=now)
+        room = _Room(MAX_COMMANDS_PER_ROUND - len(commands), MAX_PODS_PER_ROUND - sum(map(_pods_of, commands)))
+        most = min(room.commands * MAX_PODS_PER_COMMAND, room.pods)
+        plan = self._scheduler.plan(tables, monotonic=monotonic, max_assignments=most, max_unplaced=most)
+        commands += room.take(_placements(tables, plan))
         if commands or plan.cut:
-            del commands[MAX_COMMANDS_PER_ROUND:]
             return Round(tuple(commands), monotonic)
         due = [*self._later.values(), *(monotonic + wait for wait in waits if wait is not None)]
         due += [at for at in (plan.again_at, liveness.next_expiry) if at is not None]
@@ -105,27 +125,28 @@ class Reconciler:
             self._unknown_nodes.pop(node.name, None)
 
     def _observe_pod(self, pod: Pod) -> None:
-        if pod.status is PodStatus.SUCCEEDED or pod.status is PodStatus.FAILED:
+        if pod.status in _FINISHED:
             self._finished_pods[pod.id] = None
 
-    def _roll_out(self, tables: Tables, commands: list[AnyCommand], *, now: float, monotonic: float) -> None:
-        most = MAX_COMMANDS_PER_ROUND - SCHEDULER_SHARE
+    def _roll_out(self, tables: Tables, room: _Room, *, now: float, monotonic: float) -> list[AnyCommand]:
+        commands: list[AnyCommand] = []
         self._deployments.update({name: None for name, due in self._later.items() if due <= monotonic})
         for name in list(self._deployments):
-            if len(commands) >= most:
-                return
+            if not room.commands:
+                break
             del self._deployments[name]
             self._later.pop(name, None)
             deployment = tables.deployments.get(name)
             if deployment is None:
                 continue
             step = roll_out(tables, deployment, ready_s=lambda pod: self._ready_s(pod, now, monotonic))
-            commands += step.commands[: most - len(commands)]
+            commands += room.take(step.commands)
             if step.wait_s is not None:
                 self._later[name] = monotonic + step.wait_s
             if step.commands:
                 # Behind the others, so that a busy one keeps nobody waiting.
                 self._deployments[name] = None
+        return commands
 
     def _ready_s(self, pod: Pod, now: float, monotonic: float) -> float:
         """For how long `pod` is ready. The stamp is another server's: by one ahead of our clock a rollout would stand still each time."""
@@ -138,15 +159,27 @@ class Reconciler:
             self._ahead[pod.id] = (pod.ready_at, since)
         return monotonic - since
 
-    def _clean_up(self, tables: Tables, commands: list[AnyCommand], waits: list[float | None], *, now: float) -> None:
-        most = MAX_COMMANDS_PER_ROUND - SCHEDULER_SHARE
+    def _clean_up(self, tables: Tables, room: _Room, waits: list[float | None], *, now: float) -> list[AnyCommand]:
         self._unknown_nodes = {name: None for name in self._unknown_nodes if name in tables.nodes}
         self._finished_pods = {id: None for id in self._finished_pods if id in tables.pods}
         deletions, next_node_s = forget_nodes(tables, self._unknown_nodes, now=now, node_gc_s=self._node_gc_s)
         removals, next_pod_s = remove_finished(tables, self._finished_pods, now=now)
-        commands += deletions[: max(most - len(commands), 0)]
-        commands += removals[: max(most - len(commands), 0)]
         waits += [next_node_s, next_pod_s]
+        return room.take([*deletions, *removals])
+
+
+def _pods_of(command: AnyCommand) -> int:
+    """How many it touches."""
+    match command:
+        case CreatePods(count=count):
+            return count
+        case StopPods(ids=ids) | RemovePods(ids=ids):
+            return len(ids)
+        case AssignPods(assignments=assignments):
+            return len(assignments)
+        case ExplainPods(pods=pods):
+            return len(pods)
+    return 1
 
 
 def _placements(tables: Tables, plan: Plan) -> list[AnyCommand]:

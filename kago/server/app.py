@@ -32,7 +32,7 @@ from kago.server.access import Access
 from kago.server.answers import Standing, problem
 from kago.server.checks import Checks, warn
 from kago.server.credentials import join_cluster, open_credentials
-from kago.server.gate import Connection, Gate, Limits, explain_timeout
+from kago.server.gate import Connection, Gate, Limits, Turns, explain_timeout
 from kago.server.incoming import Incoming
 from kago.server.joining import log_config
 from kago.server.leader import Leader
@@ -209,7 +209,7 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
             "FALLBACK_ERROR_FORMAT": "json",
         }
     )
-    app.ctx.gate = Gate(server.limits, server.clock.monotonic)
+    app.ctx.gate, app.ctx.turns = Gate(server.limits, server.clock.monotonic), Turns()
     metrics, store, secured, access = Metrics(server.store), server.store, server.credentials, server.access
     standing = app.ctx.standing = Standing(store)
     repeats = app.ctx.repeats = Repeats(store, access, standing, metrics)

@@ -7,7 +7,7 @@ buffered without end. Each change is encoded once, however many read it.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import takewhile
 
 import msgspec
@@ -26,6 +26,9 @@ MAX_QUEUED_LINES = 20_000
 
 _encoder = msgspec.json.Encoder()
 encode = _encoder.encode
+
+OF_NODE = "pods/node/"
+"""Before a node's name, the topic of its pods."""
 
 
 class IndexTooOld(Exception):
@@ -66,9 +69,9 @@ def _key(thing: Thing) -> tuple[str, str]:
 
 
 def topics_of(thing: Thing) -> tuple[str, ...]:
-    """The topics a change of `thing` concerns."""
+    """The topics a change of `thing` concerns; a pod's last one is its node's."""
     if isinstance(thing, Pod):
-        return ("pods", f"pods/deployment/{thing.deployment_name}", f"pods/node/{thing.node_name}")
+        return ("pods", f"pods/deployment/{thing.deployment_name}", f"{OF_NODE}{thing.node_name}")
     if isinstance(thing, Deployment):
         return ("deployments",)
     if isinstance(thing, Node):
@@ -137,6 +140,8 @@ class Feed:
         self._encodings = encodings
         self._limit = ring_changes
         self._ring: deque[tuple[int, tuple[Change, ...]]] = deque()
+        self._of_node: dict[str, deque[tuple[int, Change]]] = {}
+        """Of the ring, the changes of pods by the topic of their node: agents come back by the thousand, each to a few pods among all."""
         self._held = 0
         self._floor = 0
         """Everything after this index is in the ring."""
@@ -161,6 +166,7 @@ class Feed:
         while self._held > self._limit and len(self._ring) > 1:
             self._floor, dropped = self._ring.popleft()
             self._held -= len(dropped)
+            self._drop(dropped)
         for change in changes:
             self._tell(index, change)
 
@@ -174,6 +180,7 @@ class Feed:
         self.index = self._floor = self._restored_at = index
         self._changed.clear()
         self._ring.clear()
+        self._of_node.clear()
         self._held = 0
         self._encodings.clear()
         for subscription in [s for topic in self._topics.values() for s in topic]:
@@ -189,10 +196,9 @@ class Feed:
         if start < self._floor:
             raise IndexTooOld(f"index {start} is older than what is kept here (from {self._floor + 1})")
         subscription = Subscription(topic, wanted, start)
-        for index, changes in self._since(start):
-            for change in changes:
-                if topic in topics_of(_newest(change)) and (seen := _as_seen(change, wanted)) is not None:
-                    subscription.push(index, self._line(index, seen))
+        for index, change in self._missed(topic, start):
+            if (seen := _as_seen(change, wanted)) is not None:
+                subscription.push(index, self._line(index, seen))
         self._topics.setdefault(topic, {})[subscription] = None
         return subscription
 
@@ -202,6 +208,22 @@ class Feed:
             topic.pop(subscription, None)
             if not topic:
                 del self._topics[subscription.topic]
+
+    def _missed(self, topic: str, start: int) -> Iterable[tuple[int, Change]]:
+        """The changes of a topic after `start`."""
+        if topic.startswith(OF_NODE):
+            missed = list(takewhile(lambda item: item[0] > start, reversed(self._of_node.get(topic, ()))))
+            return reversed(missed)
+        return ((index, change) for index, changes in self._since(start) for change in changes if topic in topics_of(_newest(change)))
+
+    def _drop(self, changes: Iterable[Change]) -> None:
+        """They are older than all others in the ring."""
+        for change in changes:
+            if isinstance(pod := _newest(change), Pod):
+                kept = self._of_node[topic := OF_NODE + str(pod.node_name)]
+                kept.popleft()
+                if not kept:
+                    del self._of_node[topic]
 
     def _since(self, start: int) -> list[tuple[int, tuple[Change, ...]]]:
         """From the end backwards: who comes back costs what it missed, not what the ring holds."""
@@ -216,6 +238,8 @@ class Feed:
         topics = topics_of(_newest(change))
         if topics:
             self._changed[topics[0]] = index
+        if topics[-1:] and topics[-1].startswith(OF_NODE):
+            self._of_node.setdefault(topics[-1], deque()).append((index, change))
         for topic in topics:
             for subscription in self._topics.get(topic, ()):
                 seen = _as_seen(change, subscription.wanted)

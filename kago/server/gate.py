@@ -5,10 +5,12 @@ holds a connection for ever; here they count from where the request began, or fr
 loopback are spared the limits per client, for whoever is there may do worse.
 """
 
+import asyncio
 import ipaddress
 import logging
 import resource
 import socket
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -32,6 +34,8 @@ LAST_WORDS_S = 2.0
 """Between the answer that a request took too long and the end of its connection."""
 MAX_HEAD_BYTES = 2048
 """Longest head of a read that is remembered."""
+TURNS = 16
+"""Requests begun in one round of the event loop."""
 MAX_BEHIND_BYTES = 64 * 1024
 """What a client may send ahead while a read of its connection is answered."""
 HURRY_S = 0.5
@@ -139,6 +143,35 @@ def _too_many(detail: str, retry_after_s: int) -> Refused:
     return Refused(429, "rate-limited", detail, headers={"retry-after": str(retry_after_s)}, extra={"retry_after": retry_after_s})
 
 
+class Turns:
+    """Lets requests in a few at a time. Everybody's callbacks wait in the same loop, the log's signs of life among them: where thousands of
+    agents ask at once, these would come too late, and servers that take each other for dead make everything worse."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Connection] = deque()
+        self._taken = 0
+        self._due = False
+
+    def take(self, connection: "Connection") -> bool:
+        """Whether it may go on now; else its `go_on` is called when it is its turn."""
+        if not self._due:
+            self._due = True
+            connection.loop.call_soon(self._next, connection.loop)
+        if self._taken < TURNS and not self._waiting:
+            self._taken += 1
+            return True
+        self._waiting.append(connection)
+        return False
+
+    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._taken = min(TURNS, len(self._waiting))
+        self._due = bool(self._taken)
+        if self._due:
+            loop.call_soon(self._next, loop)
+        for _ in range(self._taken):
+            self._waiting.popleft().go_on()
+
+
 class Repeater(Protocol):
     """Answers what it has learnt before Sanic sees it (`repeats.py`)."""
 
@@ -151,7 +184,7 @@ class Connection(HttpProtocol):
     """Sanic's protocol behind the gate, and before both what the application repeats; it carries them as `app.ctx`."""
 
     HTTP_CLASS = Answering
-    __slots__ = ("_asked", "_behind", "_client", "_head", "_refusal")
+    __slots__ = ("_asked", "_behind", "_client", "_head", "_kept", "_refusal")
 
     def _setup(self) -> None:
         super()._setup()  # type: ignore[no-untyped-call]
@@ -162,6 +195,8 @@ class Connection(HttpProtocol):
         self._asked = b""
         """The head of a read that `app.ctx.repeats` is about to answer, and what came in behind it."""
         self._behind = bytearray()
+        self._kept: bytearray | None = None
+        """What came in while others have their turn."""
         self.request_handler = self._handle
 
     async def _handle(self, request: Request) -> None:
@@ -195,6 +230,23 @@ class Connection(HttpProtocol):
         self._head = data if len(data) <= MAX_HEAD_BYTES and self._is_idle() and _is_one_read(data) else b""
         if self._head and self._is_repeated():
             return
+        if self._kept is not None:
+            self._kept += data
+            if len(self._kept) > MAX_BEHIND_BYTES and self.transport is not None:
+                self.transport.pause_reading()
+        elif self.app.ctx.turns.take(self):
+            self._pass(data, began)
+        else:
+            self._kept = bytearray(data)
+
+    def go_on(self) -> None:
+        """It is this connection's turn."""
+        kept, self._kept = self._kept, None
+        if kept and self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+            self._pass(bytes(kept), self._time)
+
+    def _pass(self, data: bytes, began: float) -> None:
         super().data_received(data)
         # Only what comes between two requests begins something new; not so what is left of a body that nobody wanted.
         if self.http is not None and not self._is_between_requests():
@@ -203,7 +255,7 @@ class Connection(HttpProtocol):
     def _is_between_requests(self) -> bool:
         """Also not while a body is left that nobody wanted. There is no `http` before the task that reads has run for the first time."""
         http = self.http
-        return http is not None and http.stage is Stage.IDLE and not getattr(http, "request_body", None)
+        return http is not None and self._kept is None and http.stage is Stage.IDLE and not getattr(http, "request_body", None)
 
     def _is_idle(self) -> bool:
         """Whether nothing is under way nor left over, so that what comes in is the beginning of a request that will be answered next."""
@@ -247,7 +299,7 @@ class Connection(HttpProtocol):
         return self._head
 
     def close_if_idle(self) -> bool:
-        return not self._asked and super().close_if_idle()
+        return not self._asked and self._kept is None and super().close_if_idle()
 
     def check_timeouts(self) -> None:
         """Sanic's, which tells the client once and then reads on what is left of the body, for as long as it pleases the client."""

@@ -18,6 +18,7 @@ from kago.core.model.quantity import parse_whole
 from kago.core.model.resources import Resources
 from kago.core.model.validation import FieldError
 from kago.core.state.changes import Thing
+from kago.server.feed import OF_NODE
 from kago.server.problems import Refused
 
 T = TypeVar("T")
@@ -140,7 +141,7 @@ def topic_of(request: Request, kind: str) -> str:
     """The narrowest feed topic that holds what a watch asks for."""
     if kind == "pods":
         if node := parameter(request, "node_name"):
-            return f"pods/node/{node}"
+            return f"{OF_NODE}{node}"
         if deployment := parameter(request, "deployment_name"):
             return f"pods/deployment/{deployment}"
     return kind

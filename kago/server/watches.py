@@ -10,7 +10,7 @@ from sanic import HTTPResponse, Request
 from sanic.exceptions import SanicException
 
 from kago.core.state.changes import Thing
-from kago.server.feed import Feed, IndexTooOld, Subscription, put_line
+from kago.server.feed import OF_NODE, Feed, IndexTooOld, Subscription, put_line
 from kago.server.problems import Refused, of_log_error, unavailable
 from kago.server.requests import number, selected, topic_of
 from kago.server.store import READ_TIMEOUT_S, Store
@@ -22,8 +22,8 @@ SSE = "text/event-stream"
 STOPPING = "this server stops; go on at another one"
 """Said to the feed at a stop; every other reason why a watch ends means that it cannot be resumed."""
 HEARTBEAT_S = 8.0
-AGENT_HEARTBEAT_S = 1.0
-"""Agents tell a dead master from a quiet one by it."""
+AGENT_HEARTBEAT_S, AGENTS_A_SECOND = 1.0, 2_000
+"""Agents tell a dead master from a quiet one by it. In a cluster of more nodes it is longer, as their own heartbeats are (`leases.py`)."""
 MAX_WATCHES = 10_000
 _Line = tuple[int | None, bytes]
 _BURST = 64
@@ -85,7 +85,8 @@ class _Stream:
         self._feed = feed
         self._subscription = subscription
         self._sse = SSE in (request.headers.get("accept") or "")
-        self._beat_s = AGENT_HEARTBEAT_S if subscription.topic.startswith("pods/node/") else HEARTBEAT_S
+        agents_s = max(AGENT_HEARTBEAT_S, len(store.tables.nodes) / AGENTS_A_SECOND)
+        self._beat_s = agents_s if subscription.topic.startswith(OF_NODE) else HEARTBEAT_S
 
     async def run(self, first: Iterator[_Line]) -> None:
         response = await self._request.respond(content_type=SSE if self._sse else NDJSON, headers={"cache-control": "no-store"})

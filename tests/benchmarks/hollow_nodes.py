@@ -17,8 +17,7 @@ import msgspec
 import uvloop
 from msgspec import Struct
 
-from kago.agent.app import CALL_S
-from kago.agent.masters import Masters
+from kago.agent.masters import CALL_S, Masters
 from kago.agent.notes import Notebook
 from kago.agent.runtime import Observed, Owner, Progress
 from kago.agent.worker import Worker

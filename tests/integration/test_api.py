@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from kago.config import ServeConfig
 from kago.server.app import Server
 from kago.server.gate import Limits
+from kago.server.store import RECENT_S
 from raft import MemoryLog
 from raft.contract import LogStatus
 from raft.errors import NoLeader
@@ -275,6 +276,7 @@ def test_without_a_leader_reads_may_be_stale_and_writes_say_so(tmp_path: Path) -
         log = server.store.log
         assert isinstance(log, Leaderless)
         log.cut = True
+        await asyncio.sleep(2 * RECENT_S)
         for refused in (
             await client.put("/deployments/web", json={"replicas": 9}),
             await client.get("/deployments/web"),
@@ -289,6 +291,7 @@ def test_without_a_leader_reads_may_be_stale_and_writes_say_so(tmp_path: Path) -
         beat = await client.post("/nodes/n1/heartbeat", json={"node_id": "node-1", "incarnation": 1})
         assert_problem(beat, 503, "no-leader")  # it would renew no lease: the agent tries another server
         log.cut = False
+        await asyncio.sleep(2 * RECENT_S)
         assert (await client.get("/ready")).status_code == 200
 
     play(tmp_path, scenario)

@@ -77,10 +77,10 @@ def test_without_asking_around_terms_race() -> None:
 
 
 def test_without_minding_rewinds_entries_travel_again_and_again() -> None:
-    seeds = range(8)
+    seeds = range(32)  # Most of them have no rewind worth mention, some many.
     minding = sum(run(seed, "net", "").counts["sent-bytes"] for seed in seeds)
     rewinding = sum(run(seed, "net", "rewind").counts["sent-bytes"] for seed in seeds)
-    assert rewinding > 1.08 * minding, f"{rewinding} bytes without, {minding} with"
+    assert rewinding > 1.05 * minding, f"{rewinding} bytes without, {minding} with"
 
 
 @pytest.mark.slow

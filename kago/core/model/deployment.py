@@ -41,7 +41,7 @@ class Strategy(StrEnum):
 STRATEGY_ALIASES = {"binpacking": Strategy.BEST_FIT, "spread": Strategy.LEAST_ALLOCATED, "balance": Strategy.BALANCED}
 
 
-class RollingUpdate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RollingUpdate(Struct, gc=False, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_surge: int = 1
     """Pods above `replicas` during an update."""
     max_unavailable: int = 0
@@ -50,7 +50,7 @@ class RollingUpdate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A new pod counts as available once it was ready this long, so that an image that starts and dies stops the update."""
 
 
-class PodTemplate(Struct, frozen=True, kw_only=True):
+class PodTemplate(Struct, gc=False, frozen=True, kw_only=True):
     """What a pod runs. Every change of it is a new revision."""
 
     image: str = ""

@@ -3,7 +3,7 @@
 from msgspec import Struct, field
 
 
-class ChangeRecord(Struct, frozen=True, kw_only=True):
+class ChangeRecord(Struct, gc=False, frozen=True, kw_only=True):
     index: int
     """Of the log entry that did it."""
     at: float

@@ -16,7 +16,7 @@ class NodeStatus(StrEnum):
     """Not heard for longer than its lease: its pods are replaced elsewhere."""
 
 
-class Node(Struct, frozen=True, kw_only=True):
+class Node(Struct, gc=False, frozen=True, kw_only=True):
     name: str
     id: str
     """Of the agent's data directory: the same id is the same node, whatever its address."""

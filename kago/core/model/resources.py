@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 
-class Resources(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Resources(Struct, gc=False, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An amount of CPU (thousandths of a core) and memory (MiB). What the first Kago calls MB is a MiB here too."""
 
     cpu_millis: int = 100

@@ -82,9 +82,8 @@ class Scheduler:
         self._reset()
         self._changed_nodes.update(dict.fromkeys(tables.nodes))
         self._fresh += [_turn(tables.pods[id]) for id in tables.unplaced_ids]
-        for pod in tables.pods.values():
-            if pod.node_name is not None:
-                self._capacity.hold(pod.node_name, pod.deployment_name)
+        for deployment_name, held in tables.spread():
+            self._capacity.held(deployment_name).update(held)
 
     def observe(self, change: Change, tables: Tables) -> None:
         """Take note of a change; `tables` are those after it."""

@@ -4,8 +4,8 @@ The indexes beside the tables (pods of a deployment, of a node, without a node) 
 disagree with the tables and a snapshot need not hold them.
 """
 
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator
 
 from kago.core.model.cluster import Cluster, Server
 from kago.core.model.deployment import Deployment
@@ -71,6 +71,13 @@ class Tables:
     def pods_of_node(self, name: str) -> list[Pod]:
         """The pods bound to it, sorted by name."""
         return self._sorted(self._ids_by_node.get(name, {}))
+
+    def spread(self) -> Iterator[tuple[str, dict[str, int]]]:
+        """Each deployment that has bound pods, and how many of them each node holds."""
+        pods = self.pods
+        for name, ids in self._ids_by_deployment.items():
+            if held := Counter([node for id in ids if (node := pods[id].node_name) is not None]):
+                yield name, held
 
     def absorb(self, index: int, changes: Iterable[Change]) -> None:
         """Make `changes` true and `index` the last applied one."""

@@ -9,8 +9,7 @@ import random
 from pathlib import Path
 from typing import Protocol, cast
 
-from kago.agent.app import CALL_S
-from kago.agent.masters import Masters, Superseded
+from kago.agent.masters import CALL_S, Masters, Superseded
 from kago.agent.notes import FILE, Notebook
 from kago.agent.worker import Worker
 from kago.client.client import Client

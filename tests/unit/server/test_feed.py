@@ -100,6 +100,25 @@ def test_watchers_of_one_node_hear_of_its_pods_only() -> None:
     assert len(told(of_web)) == 4
 
 
+def test_who_comes_back_to_the_pods_of_a_node_misses_what_all_of_its_changes_would_have_told() -> None:
+    feed, happened = Feed(Encodings(), ring_changes=6), []
+    for index in range(1, 12):
+        name, node = f"p{index % 3}", ("n1", "n2", None)[index % 3]
+        change: Put | Removed = Removed(pod(name, node=node, version=index)) if index % 4 == 0 else Put(pod(name, node=node, version=index))
+        feed.publish(index, (change, Put(web(index))))
+        happened.append((index, name, node, "put" if isinstance(change, Put) else "removed"))
+    assert len(feed._of_node) == 3
+    for node in ("n1", "n2", None, "n9"):
+        for after in range(8, 12):
+            missed = [(kind, index, name) for index, name, at, kind in happened if at == node and index > after]
+            assert told(feed.subscribe(f"pods/node/{node}", everything, after=after)) == missed
+    feed.publish(12, tuple(Put(web(n)) for n in range(7)))
+    assert feed._of_node == {}, "nothing is kept of what the ring has forgotten"
+    feed.publish(13, (Put(pod("a", node="n1")),))
+    feed.restored(14)
+    assert feed._of_node == {}
+
+
 def test_what_leaves_a_filter_is_removed_for_its_watcher() -> None:
     feed = Feed(Encodings())
     subscription = feed.subscribe("pods", running)
