@@ -59,6 +59,11 @@ class Options(Struct, frozen=True, kw_only=True):
         return DENSITIES[self.density].fault_every_s
 
 
+def apply_s(world: World) -> float:
+    """No time passes within a step: all that is committed is applied in it, or in some runs one entry."""
+    return 0.0 if world.random("apply").random() < 0.2 else 1.0
+
+
 class Outcome(Struct, frozen=True, kw_only=True):
     """What one run did and found."""
 
@@ -140,6 +145,7 @@ class Simulation:
                 max_replies=replies,
                 snapshot_every_bytes=size,
                 snapshot_every_entries=entries,
+                apply_s=apply_s(self.world),
                 ablate=options.ablate,
             )
             pace = Pace(

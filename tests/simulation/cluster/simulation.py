@@ -27,7 +27,7 @@ from tests.simulation.cluster.web import Manners, Web
 from tests.simulation.members import Roster
 from tests.simulation.network import Latency, Network
 from tests.simulation.process import Pace
-from tests.simulation.simulation import NARROW, PORT, ROOMY, WRITE_BACK_S, Options, Outcome, _durable, squeezed
+from tests.simulation.simulation import NARROW, PORT, ROOMY, WRITE_BACK_S, Options, Outcome, _durable, apply_s, squeezed
 from tests.simulation.world import World
 
 CONVERGE_S = 100.0
@@ -76,7 +76,7 @@ class ClusterSimulation:
         for name in tuple(self.names):
             config = RaftConfig(
                 me=name, members=tuple(self.names), max_replies=5_000, snapshot_every_bytes=200_000, snapshot_every_entries=entries,
-                level=SCHEMA_VERSION, ablate=options.ablate,
+                level=SCHEMA_VERSION, apply_s=apply_s(world), ablate=options.ablate,
             )
             pace = Pace(
                 snapshot_s=chance.choice((0.005, 0.1, 0.6)), sync_s=chance.choice((0.0, 0.0, 0.004)), transfer_bytes=self.sizes.transfer
