@@ -195,21 +195,17 @@ class Engine:
         )
         conf = module.SyncObjConf(
             autoTick=False,
-            raftMinTimeout=config.election_min_s,
-            raftMaxTimeout=config.election_max_s,
+            raftMinTimeout=config.election_min_s, raftMaxTimeout=config.election_max_s,
             appendEntriesPeriod=config.heartbeat_s,
             leaderFallbackTimeout=config.leader_fallback_s,
             connectionTimeout=max(3.5, config.election_max_s),
             commandsWaitLeader=False,
             appendEntriesUseBatch=True,
             appendEntriesBatchSizeBytes=MAX_APPEND_BYTES,
-            logCompactionMinEntries=_FOREVER,
-            logCompactionMinTime=_FOREVER,
+            logCompactionMinEntries=_FOREVER, logCompactionMinTime=_FOREVER,
             dynamicMembershipChange=False,
-            fullDumpFile="snapshot",
-            journalFile="journal",
-            serializer=_unused,
-            deserializer=_unused,
+            fullDumpFile="snapshot", journalFile="journal",
+            serializer=_unused, deserializer=_unused,
         )
         self._so: Any = None
         self._heartbeat_s = config.heartbeat_s
@@ -223,7 +219,7 @@ class Engine:
     def _apply(self, seconds: float) -> bool:
         """PySyncObj's own goes on until everything is applied, and neither hears nor sends anything meanwhile."""
         so, ends = self._so, self._clock.monotonic() + seconds
-        while self.applied_index < self.commit_index:
+        while self.unapplied > 0:
             so._SyncObj__doApplyCommand(self.journal[self.applied_index + 1 - self.first_index][0])
             so._SyncObj__raftLastApplied += 1
             if self._clock.monotonic() >= ends:
@@ -306,6 +302,11 @@ class Engine:
     @property
     def applied_index(self) -> int:
         return 1 if self._so is None else int(self._so._SyncObj__raftLastApplied)
+
+    @property
+    def unapplied(self) -> int:
+        """Entries that are committed, and here, and not applied yet."""
+        return min(self.commit_index, self.last_index) - self.applied_index
 
     @property
     def first_index(self) -> int:

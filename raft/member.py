@@ -316,7 +316,7 @@ class Member:
             self._inbox
             or self.outbox
             or self._told
-            or engine.applied_index < engine.commit_index
+            or engine.unapplied > 0
             or (engine.is_leader and not self.membership.other_voters and engine.commit_index < engine.last_index)
         ):
             return now

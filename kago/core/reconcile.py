@@ -18,7 +18,7 @@ from kago.core.model.node import Node, NodeStatus
 from kago.core.model.pod import Pod, PodStatus
 from kago.core.scheduler.plan import Plan, Scheduler
 from kago.core.state.changes import Change, Put
-from kago.core.state.commands import MAX_PODS_PER_COMMAND, AnyCommand, AssignPods, CreatePods, ExplainPods, RemovePods, StopPods
+from kago.core.state.commands import MAX_PODS_PER_COMMAND, AnyCommand, AssignPods, CreatePods, ExplainPods, MarkNodes, RemovePods, StopPods
 from kago.core.state.tables import Tables
 
 MAX_COMMANDS_PER_ROUND = 20
@@ -179,6 +179,8 @@ def _pods_of(command: AnyCommand) -> int:
             return len(assignments)
         case ExplainPods(pods=pods):
             return len(pods)
+        case MarkNodes():
+            return MAX_PODS_PER_COMMAND  # Those of the nodes that are lost go with them.
     return 1
 
 

@@ -70,7 +70,7 @@ class Images:
         asked = self._asked.get(image)
         if asked is None:
             asked = self._asked[image] = asyncio.ensure_future(self._asking.run(lambda: self._there(image)))
-            asked.add_done_callback(lambda done: (self._asked.pop(image, None), done.exception()))
+            asked.add_done_callback(lambda done: (self._asked.pop(image, None), done.cancelled() or done.exception()))
         return await asyncio.shield(asked)
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from kago.core.controllers.eviction import Liveness
 from kago.core.model.deployment import DeploymentPatch, RollingUpdate, Strategy
 from kago.core.model.pod import Pod
-from kago.core.reconcile import MAX_COMMANDS_PER_ROUND, Reconciler
+from kago.core.reconcile import MAX_COMMANDS_PER_ROUND, MAX_PODS_PER_ROUND, Reconciler
 from kago.core.state.commands import MAX_PODS_PER_COMMAND, AssignPods, CreatePods, StopPods
 from kago.core.state.tables import Tables
 from tests.unit.core.small_world import SmallWorld
@@ -41,6 +41,9 @@ def test_a_round_is_bounded_and_its_commands_too() -> None:
         rounds += 1
         assert len(decided.commands) <= MAX_COMMANDS_PER_ROUND
         assert decided.wake_at == world.now
+        made = sum(command.count for command in decided.commands if isinstance(command, CreatePods))
+        bound = sum(len(command.assignments) for command in decided.commands if isinstance(command, AssignPods))
+        assert 0 < made + bound <= MAX_PODS_PER_ROUND
         for command in decided.commands:
             if isinstance(command, CreatePods):
                 assert command.count <= MAX_PODS_PER_COMMAND
