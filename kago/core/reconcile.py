@@ -153,11 +153,10 @@ class Reconciler:
         age_s = now - pod.ready_at if pod.ready_at is not None else 0.0
         if age_s >= 0:
             return age_s
-        stamp, since = self._ahead.get(pod.id, (None, monotonic))
-        if stamp != pod.ready_at:
-            since = monotonic
-            self._ahead[pod.id] = (pod.ready_at, since)
-        return monotonic - since
+        seen = self._ahead.get(pod.id)
+        if seen is None or seen[0] != pod.ready_at:
+            seen = self._ahead[pod.id] = (pod.ready_at, monotonic)
+        return monotonic - seen[1]
 
     def _clean_up(self, tables: Tables, room: _Room, waits: list[float | None], *, now: float) -> list[AnyCommand]:
         self._unknown_nodes = {name: None for name in self._unknown_nodes if name in tables.nodes}

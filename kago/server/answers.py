@@ -99,7 +99,7 @@ async def read_one(store: Store, request: Request, find: Callable[[], Thing]) ->
     def again() -> bytes:
         nonlocal known, content
         if (thing := find()) is not known:
-            known, content = thing, content_of(store.encodings.of(thing), JSON, tag=etag(thing))
+            known, content = thing, content_of(store.encodings.of(thing), JSON, own=f"etag: {etag(thing)}\r\n")
         return content
 
     _note(request, again)
@@ -133,10 +133,9 @@ def _note(request: Request, content: Callable[[], bytes]) -> None:
         request.ctx.read = Read(content, stale=flag(request, "stale"))
 
 
-def content_of(body: bytes, content_type: str, *, tag: str = "") -> bytes:
-    """The rest of an answer, from the headers on that are its own."""
-    mark = f"etag: {tag}\r\n" if tag else ""
-    return f"{mark}content-length: {len(body)}\r\nconnection: keep-alive\r\ncontent-type: {content_type}\r\n\r\n".encode() + body
+def content_of(body: bytes, content_type: str, *, own: str = "", connection: str = "keep-alive") -> bytes:
+    """The rest of an answer, from the headers on that are its `own` (whole lines)."""
+    return f"{own}content-length: {len(body)}\r\nconnection: {connection}\r\ncontent-type: {content_type}\r\n\r\n".encode() + body
 
 
 def header_values(store: Store) -> dict[str, str]:
@@ -192,9 +191,8 @@ class Answering(Http):
             return
         self.response_func = None  # type: ignore[assignment]  # as Sanic does
         self.response_size = len(body)
-        connection = "keep-alive" if self.keep_alive else "close"
-        rest = f"{own}content-length: {len(body)}\r\nconnection: {connection}\r\ncontent-type: {answer.content_type}\r\n\r\n"
-        await self._send(b"HTTP/1.1 %d %b\r\n" % (answer.status, STATUS_CODES[answer.status]) + standing.lines() + rest.encode() + body)
+        rest = content_of(body, str(answer.content_type), own=own, connection="keep-alive" if self.keep_alive else "close")
+        await self._send(b"HTTP/1.1 %d %b\r\n" % (answer.status, STATUS_CODES[answer.status]) + standing.lines() + rest)
         self.stage = Stage.IDLE
 
 

@@ -7,8 +7,9 @@ buffered without end. Each change is encoded once, however many read it.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import takewhile
+from typing import TypeVar
 
 import msgspec
 
@@ -27,6 +28,7 @@ MAX_QUEUED_LINES = 20_000
 _encoder = msgspec.json.Encoder()
 encode = _encoder.encode
 
+_Item = TypeVar("_Item")
 OF_NODE = "pods/node/"
 """Before a node's name, the topic of its pods."""
 
@@ -172,7 +174,7 @@ class Feed:
 
     def at_version(self, version: int, key: tuple[str, str]) -> Thing | None:
         """The thing of that kind and name as it was at `version`, once it is something else or gone; None: older than the ring."""
-        replaced = (change.before for _, changes in self._since(version) for change in changes if _key(_newest(change)) == key)
+        replaced = (change.before for _, changes in _after(version, self._ring) for change in changes if _key(_newest(change)) == key)
         return next((thing for thing in replaced if getattr(thing, "version", None) == version), None)
 
     def restored(self, index: int) -> None:
@@ -212,9 +214,9 @@ class Feed:
     def _missed(self, topic: str, start: int) -> Iterable[tuple[int, Change]]:
         """The changes of a topic after `start`."""
         if topic.startswith(OF_NODE):
-            missed = list(takewhile(lambda item: item[0] > start, reversed(self._of_node.get(topic, ()))))
-            return reversed(missed)
-        return ((index, change) for index, changes in self._since(start) for change in changes if topic in topics_of(_newest(change)))
+            return _after(start, self._of_node.get(topic, ()))
+        missed = ((index, change) for index, changes in _after(start, self._ring) for change in changes)
+        return ((index, change) for index, change in missed if topic in topics_of(_newest(change)))
 
     def _drop(self, changes: Iterable[Change]) -> None:
         """They are older than all others in the ring."""
@@ -225,20 +227,14 @@ class Feed:
                 if not kept:
                     del self._of_node[topic]
 
-    def _since(self, start: int) -> list[tuple[int, tuple[Change, ...]]]:
-        """From the end backwards: who comes back costs what it missed, not what the ring holds."""
-        missed = list(takewhile(lambda entry: entry[0] > start, reversed(self._ring)))
-        missed.reverse()
-        return missed
-
     def _tell(self, index: int, change: Change) -> None:
         if not isinstance(change, Put):
             self._encodings.forget(change.before)
         lines: dict[bool, bytes] = {}
-        topics = topics_of(_newest(change))
+        topics = topics_of(thing := _newest(change))
         if topics:
             self._changed[topics[0]] = index
-        if topics[-1:] and topics[-1].startswith(OF_NODE):
+        if isinstance(thing, Pod):
             self._of_node.setdefault(topics[-1], deque()).append((index, change))
         for topic in topics:
             for subscription in self._topics.get(topic, ()):
@@ -254,6 +250,13 @@ class Feed:
             # A change from the ring may be of a thing that is newer by now, or gone: only what is told as it happens is kept.
             return put_line(index, self._encodings.of(change.after) if index == self.index else encode(change.after))
         return b'{"type":"removed","index":%d,"object":%b}' % (index, encode(change.before))
+
+
+def _after(start: int, items: Sequence[tuple[int, _Item]]) -> list[tuple[int, _Item]]:
+    """Those of a later index. From the end backwards: who comes back costs what it missed, not what is kept."""
+    missed = list(takewhile(lambda item: item[0] > start, reversed(items)))
+    missed.reverse()
+    return missed
 
 
 def _newest(change: Change) -> Thing:
