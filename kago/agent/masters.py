@@ -148,8 +148,8 @@ class Masters:
                 await self._pause(pause)
 
     def _again_s(self, failures: int) -> float:
-        """Many agents that come again and again at once would keep busy servers busy."""
-        return min(AGAIN_S * 2.0 ** min(failures, 10), max(AGAIN_S, self._heartbeat_s / 2))
+        """Many agents that come again and again at once would keep busy servers busy; few ones are not to be given up for their manners."""
+        return min(AGAIN_S * 2.0 ** min(failures, 10), max(AGAIN_S, self._heartbeat_s / 4))
 
     async def _give_way(self, problem: Problem, *, waited_s: float) -> None:
         """Another agent has this node's place. Returns where its end may be waited for; Superseded, Outdated."""
