@@ -212,18 +212,22 @@ class Roster:
         return [seat.id for seat in self.rolls.committed.seats]
 
     def settle(self) -> None:
-        """After the faults: those that were added and never started are, and everybody votes."""
+        """After the faults, and whatever was asked for until then: those that were added and never started are, and everybody votes."""
         world = self._world
-        world.run_until(world.now + STOPS_S)
+        world.run_until(world.now + ASKED_S[1])
         until = world.now + FINAL_S
         while world.now < until:
             for seat in self.rolls.committed.seats:
                 self._joined(seat.id, seat.address)
             world.run_until(world.now + 0.5)
-            if not self._missing():
+            if not self._missing() and self._is_settled():
                 return
         if missing := self._missing():
             world.violate("stuck", f"{missing} were added and do not vote")
+
+    def _is_settled(self) -> bool:
+        """A change that a leader has in its log may be committed later."""
+        return all(process.knows(self.rolls) for process in self.active.values() if process.serving)
 
     def _missing(self) -> list[str]:
         return [seat.id for seat in self.rolls.committed.seats if seat.id not in self._processes or not seat.voter]

@@ -14,6 +14,7 @@ from .cluster.simulation import ClusterSimulation
 from .members import MemberSimulation
 from .plants import planted
 from .simulation import CALM, DENSE, Options, Outcome, Simulation
+from .world import Violation
 
 MEMBER = "member"
 MEMBER_EVERY = 13
@@ -52,8 +53,20 @@ def build(seed: int, options: Options) -> Simulation | ClusterSimulation:
 
 
 def simulate(seed: int, options: Options) -> Outcome:
+    """A simulation that breaks is a failed run, so that a campaign names its seed and goes on."""
     with planted(options.plant):
-        return build(seed, options).run()
+        simulation = build(seed, options)
+        try:
+            return simulation.run()
+        except Exception as error:
+            return _broken(seed, simulation.world.now, f"{type(error).__name__}: {error}")
+
+
+def _broken(seed: int, at: float, why: str) -> Outcome:
+    return Outcome(
+        seed=seed, trace="", violations=(Violation(at=at, kind="broken", detail=why),), kinds={"broken": 1}, struck=(), counts={},
+        answers={}, elections=0, newest_term=0, stale_leader_s=0.0, worst_gap_s=0.0, simulated_s=at,
+    )
 
 
 def simulate_all(runs: Iterable[tuple[int, Options]], *, jobs: int) -> Iterator[tuple[Options, Outcome]]:

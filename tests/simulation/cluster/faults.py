@@ -141,7 +141,7 @@ class ClusterNemesis(Operator):
             if away or (leaders and not whole and not self._hears(name, leaders[-1].name)):
                 self._troubles[name].append(1.0)
             else:
-                reached = self._everyone if whole else frozenset(server for server in self._servers if self._both_ways(name, server))
+                reached = self._everyone if whole else frozenset(s for s in self._servers if self._answers(name, s))
                 moved = MOVED if self._within_reach.get(name, reached) - reached else 0.0
                 self._troubles[name].append(moved + (0.0 if len(reached) == len(self._servers) else PARTLY))
                 self._within_reach[name] = reached
@@ -155,6 +155,10 @@ class ClusterNemesis(Operator):
             for name, server in self._servers.items()
             if not self._changing or server.url in known
         )
+
+    def _answers(self, node: str, server: str) -> bool:
+        """One that is dead refuses at once; on one that is paused a node waits."""
+        return not self._servers[server].paused and self._both_ways(node, server)
 
     def _both_ways(self, a: str, b: str) -> bool:
         return not self._network.is_cut(a, b) and not self._network.is_cut(b, a)
