@@ -148,12 +148,13 @@ class ClusterNemesis(Operator):
         self._world.after(SAMPLE_S, self._sample)
 
     def _hears(self, node: str, leader: str) -> bool:
-        """Whether there is a server that hears the node, which knows of it, and is heard by the leader."""
+        """Whether there is a server that hears the node, which knows of it, and is heard by the leader: a member, where they change."""
         known = self._nodes[node].known_servers if self._changing else set()
+        members = self._roster.members() if self._changing else ()
         return any(
             server.alive and not server.paused and self._both_ways(node, name) and (name == leader or self._both_ways(name, leader))
             for name, server in self._servers.items()
-            if not self._changing or server.url in known
+            if not self._changing or (server.url in known and name in members)
         )
 
     def _answers(self, node: str, server: str) -> bool:

@@ -255,8 +255,8 @@ class ClusterSimulation:
         return [*self.nodes.values(), *self.users.values()]
 
     def _has_lost_touch(self, actor: AgentNode | User) -> bool:
-        """Whether every server it knows was removed or has moved, while it could not hear of it."""
-        hosts = {server.host for server in self._active.values()}
+        """Whether every server it knows was removed or has moved, while it could not hear of it: a removed one may not know it either."""
+        hosts = {self.servers[name].host for name in self.roster.members()}
         return actor.alive and not any(url.partition("://")[2] in hosts for url in actor.known_servers)
 
     def _give_addresses(self) -> None:
