@@ -43,26 +43,9 @@ _CALLED = {
     "transferLeadership": ["self", "node", "callback"],
 }
 _ATTRIBUTES = [
-    "raftState",
-    "raftCurrentTerm",
-    "votedForNodeId",
-    "raftLeader",
-    "raftElectionDeadline",
-    "transferInProgress",
-    "raftLog",
-    "raftCommitIndex",
-    "raftLastApplied",
-    "raftNextIndex",
-    "raftMatchIndex",
-    "noopIDx",
-    "newAppendEntriesTime",
-    "selfNode",
-    "otherNodes",
-    "readonlyNodes",
-    "connectedNodes",
-    "lastResponseTime",
-    "serializer",
-    "forceLogCompaction",
+    "raftState", "raftCurrentTerm", "votedForNodeId", "raftLeader", "raftElectionDeadline", "transferInProgress", "raftLog",
+    "raftCommitIndex", "raftLastApplied", "raftNextIndex", "raftMatchIndex", "noopIDx", "newAppendEntriesTime", "selfNode",
+    "otherNodes", "readonlyNodes", "connectedNodes", "lastResponseTime", "serializer", "forceLogCompaction",
 ]
 _GLOBALS = ["monotonicTime", "random", "os", "pickle", "createJournal", "createPoller", "Serializer", "PIPE_NOTIFIER_ENABLED"]
 _FOREVER = 1 << 60
@@ -90,6 +73,8 @@ check_pysyncobj()
 class JournalLike(Protocol):
     """What the engine and the guard need of the journal."""
 
+    @property
+    def dirty(self) -> bool: ...
     def __len__(self) -> int: ...
     def __getitem__(self, item: Any) -> Any: ...
     def add(self, command: bytes, idx: int, term: int) -> None: ...
@@ -208,6 +193,7 @@ class Engine:
             serializer=_unused, deserializer=_unused,
         )
         self._so: Any = None
+        self._put_off = False
         self._heartbeat_s = config.heartbeat_s
         self._clock = clock
         self._so = guarded(_Node(config.me), [], conf, nodeClass=_Node, transport=_Outlet(hooks.outgoing))
@@ -217,9 +203,12 @@ class Engine:
         hooks.send_log()
 
     def _apply(self, seconds: float) -> bool:
-        """PySyncObj's own goes on until everything is applied, and neither hears nor sends anything meanwhile."""
+        """PySyncObj's own goes on until everything is applied, and neither hears nor sends anything meanwhile.
+
+        Whoever has just been given entries first makes them durable and says so; not twice in a row, or it might never apply any."""
         so, ends = self._so, self._clock.monotonic() + seconds
-        while self.unapplied > 0:
+        self._put_off = self.unapplied > 0 and self.journal.dirty and not self._put_off
+        while self.unapplied > 0 and not self._put_off:
             so._SyncObj__doApplyCommand(self.journal[self.applied_index + 1 - self.first_index][0])
             so._SyncObj__raftLastApplied += 1
             if self._clock.monotonic() >= ends:

@@ -248,9 +248,9 @@ class Member:
             self.proposals.step(now)
             heartbeat = self.reads.step(now)
             if self.engine.is_leader:
-                if heartbeat or self.guard.pipeline.has_news():
+                if heartbeat or self.guard.pipeline.has_news(now):
                     self.engine.send_log()
-                self.guard.pipeline.send_unblocked()
+                self.guard.pipeline.send_awaited()
             self.router.step(now, self.engine.leader)
             if self.journal.dirty:
                 self.outbox.send_log()
@@ -322,7 +322,7 @@ class Member:
             return now
         due = self.router.due
         if engine.is_leader:
-            due = min(due, engine.heartbeat_due)
+            due = min(due, engine.heartbeat_due, self.guard.pipeline.news_due)
         else:
             due = min(due, max(engine.election_deadline, self.prevotes.due))
         waits = self.proposals.pending or self.reads.pending or self.changes.pending or self.hand_over.pending

@@ -16,6 +16,8 @@ from raft.messages import MAX_APPEND_BYTES, Ack, AppendEntries, Heartbeat, LogEn
 WINDOW_BYTES = 4 * 1024 * 1024
 """Bytes on their way to one peer before the next batch waits for an answer; a slow peer holds no memory beyond it."""
 NEVER = float("-inf")
+NEWS_WAITS_S = 0.001
+"""A commit index alone waits so long for entries that it can go with, unless the peer has somebody who waits for it."""
 
 
 class Transmission(Protocol):
@@ -32,6 +34,7 @@ class Peer:
     __slots__ = (
         "acked_seq",
         "answered_at",
+        "awaits",
         "blocked",
         "connected",
         "heard_at",
@@ -53,6 +56,8 @@ class Peer:
         """When it last confirmed, in its leader's term, that it had heard this member lead."""
         self.connected = False
         self.learner = False
+        self.awaits = 0
+        """Up to this index it has proposed what it waits to apply; 0 for nothing."""
         self.blocked = False
         """The window was full when there was more to send."""
         self.snapshot_offset = 0
@@ -82,6 +87,8 @@ class Pipeline:
         """By id, in order; members, and whoever else of this cluster talks with us."""
         self._membership = membership
         self._sent = (0, 0, 0)
+        self.news_due = float("inf")
+        """When a commit index that nobody was told yet is worth a message of its own."""
         self._unblocked: set[str] = set()
         self.engine: Engine
         self.transmission: Transmission
@@ -122,28 +129,38 @@ class Pipeline:
 
     # -- outgoing: the log -----------------------------------------------------------------------------------------
 
-    def has_news(self) -> bool:
-        """The log grew, the commit index moved, or the leader is new: worth a message at once instead of at the next heartbeat."""
-        return (self.engine.last_index, self.engine.commit_index, self.engine.term) != self._sent
+    def has_news(self, now: float) -> bool:
+        """The log grew, the leader is new, or a commit index found no entries to go with: worth a message before the next heartbeat."""
+        last, commit, term = self._sent
+        engine = self.engine
+        if engine.last_index != last or engine.term != term:
+            return True
+        if engine.commit_index != commit and self.news_due > now + NEWS_WAITS_S:
+            self.news_due = now + NEWS_WAITS_S
+        return now >= self.news_due
 
     def send_log(self) -> None:
         self._sent = (self.engine.last_index, self.engine.commit_index, self.engine.term)
+        self.news_due = float("inf")
         for peer, state in self.peers.items():
             if state.connected and peer in self._membership.audience:
                 self._send_to(peer, state)
             else:
                 self.transmission.cancelTransmisstion(peer)
 
-    def send_unblocked(self) -> None:
-        """Go on with the peers whose window opened."""
+    def send_awaited(self) -> None:
+        """Go on with the peers whose window opened, and tell those that wait for it what is committed."""
         unblocked, self._unblocked = self._unblocked, set()
         if self.engine.is_leader:
-            for peer in sorted(unblocked):
-                if self.peers[peer].connected and peer in self._membership.audience:
-                    self._send_to(peer, self.peers[peer])
+            commit = self.engine.commit_index
+            for peer, state in self.peers.items():
+                if (peer in unblocked or 0 < state.awaits <= commit) and state.connected and peer in self._membership.audience:
+                    self._send_to(peer, state)
 
     def _send_to(self, peer: str, state: Peer) -> None:
         engine = self.engine
+        if state.awaits <= engine.commit_index:
+            state.awaits = 0
         first, last = engine.first_index, engine.last_index
         index = min(engine.next_index(peer), last + 1)
         if index <= first:

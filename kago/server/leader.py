@@ -236,6 +236,7 @@ class Leader:
         finally:
             if handle is not None:
                 handle.cancel()
+        await asyncio.sleep(0)  # Whoever waits for what woke this is answered first.
         self._wake.clear()
 
 

@@ -1,11 +1,13 @@
 """The replicated log alone: three processes on loopback with real disks; writes, reads, throughput, failover, idle cost.
 
 Run it as `python -m tests.benchmarks.raft_local [--kills 10] [--seconds 3] [--dir DIR]`. Nothing but raft/ runs in the
-processes: these are upper bounds for what is built on it. DIR must lie on a real disk, or fdatasync costs nothing.
+processes, which look for garbage as seldom as `kago serve` does: these are upper bounds for what is built on it. DIR must lie on a
+real disk, or fdatasync costs nothing.
 """
 
 import argparse
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -20,6 +22,7 @@ from typing import Any
 
 import uvloop
 
+from kago.server.app import GC_THRESHOLDS
 from raft import RaftConfig, open_replica
 from raft.errors import LogError
 from raft.replica import Replica
@@ -78,6 +81,8 @@ async def _serve(me: str, members: tuple[str, ...], data_dir: Path) -> None:
     config = RaftConfig(me=me, members=members)
     assert not config.ablate, "something is switched off: syncing, perhaps"
     replica = await open_replica(config, machine, data_dir, clock=_Clock())
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := await reader.readline():

@@ -2,6 +2,7 @@
 
 from raft.errors import LogHalted
 from raft.messages import Ack, AppendEntries, decode
+from raft.pipeline import NEWS_WAITS_S
 from tests.unit.raft.cluster import Cluster
 
 
@@ -66,3 +67,63 @@ def test_no_entries_leave_early_in_a_term_that_is_not_durable() -> None:
     replica.sync()
     replica.flush()
     assert left(cluster, leader) == {AppendEntries}
+
+
+def acknowledged(cluster: Cluster, entry: bytes) -> None:
+    """`entry` goes into the leader's log and onto all disks, and the leader has heard of that."""
+    leader = cluster.leader()
+    cluster.propose(leader, entry)
+    for members in ([leader], cluster.followers()):
+        for member in members:
+            cluster.replicas[member].step()
+        deliver(cluster)
+
+
+def test_a_commit_index_alone_waits_a_moment_for_entries_that_it_can_go_with() -> None:
+    cluster = settled()
+    leader, followers = cluster.leader(), cluster.followers()
+    replica = cluster.replicas[leader]
+    acknowledged(cluster, b"x")
+    left(cluster, leader)
+    replica.step()
+    assert cluster.machines[leader].entries == [b"x"] and not left(cluster, leader)
+    assert cluster.clock.now < replica.deadline() <= cluster.clock.now + NEWS_WAITS_S
+    cluster.clock.now += NEWS_WAITS_S
+    replica.step()
+    assert left(cluster, leader) == {AppendEntries}
+    deliver(cluster)
+    for follower in followers:
+        cluster.replicas[follower].step()
+        assert cluster.machines[follower].entries == [b"x"]
+    assert replica.deadline() > cluster.clock.now + NEWS_WAITS_S
+
+
+def test_who_waits_for_what_it_proposed_hears_at_once_that_it_is_committed_and_nobody_else() -> None:
+    cluster = settled()
+    leader, (asker, _) = cluster.leader(), cluster.followers()
+    outcome = cluster.propose(asker, b"x")
+    for members in ([asker], [leader], cluster.followers()):
+        for member in members:
+            cluster.replicas[member].step()
+        deliver(cluster)
+    cluster.wires[leader].sent.clear()
+    cluster.replicas[leader].step()
+    assert [peer for peer, _ in cluster.wires[leader].sent] == [asker]
+    deliver(cluster)
+    cluster.replicas[asker].step()
+    assert outcome.reply.result == b"r:x"
+
+
+def test_a_follower_makes_entries_durable_and_says_so_before_it_applies_earlier_ones_but_it_does_apply_them() -> None:
+    cluster = settled()
+    leader, (follower, _) = cluster.leader(), cluster.followers()
+    behind, machine = cluster.replicas[follower], cluster.machines[follower]
+    acknowledged(cluster, b"x")
+    for applied, entry in (([], b"y"), ([b"x"], b"z")):
+        cluster.propose(leader, entry)
+        cluster.replicas[leader].step()
+        deliver(cluster)
+        left(cluster, follower)
+        behind.step()
+        assert left(cluster, follower) == {Ack} and machine.entries == applied
+        assert behind.engine.unapplied == 0 or behind.deadline() <= cluster.clock.now
