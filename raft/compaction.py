@@ -25,6 +25,8 @@ class Compaction:
         long = len(journal) > config.snapshot_every_entries * self._stagger
         if self._serializer.busy or not (long or journal.bytes_since_compaction > config.snapshot_every_bytes * self._stagger):
             return
+        if 2 * (engine.applied_index - engine.first_index) < len(journal):
+            return  # A server that starts has not heard yet how much of it is committed: a snapshot would let go of little.
         latest = self._store.latest_entries()
         if latest == self._before and now < self._tried_at + _AGAIN_S:
             return  # The last attempt came to nothing, as it does on a full disk: do not spend everything on trying.

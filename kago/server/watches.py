@@ -24,6 +24,8 @@ STOPPING = "this server stops; go on at another one"
 HEARTBEAT_S = 8.0
 AGENT_HEARTBEAT_S, AGENTS_A_SECOND = 1.0, 2_000
 """Agents tell a dead master from a quiet one by it. In a cluster of more nodes it is longer, as their own heartbeats are (`leases.py`)."""
+BEATS_AT_S = 0.1
+"""Heartbeats fall on multiples of this: one turn of the loop serves all that are due, instead of a turn for each."""
 MAX_WATCHES = 10_000
 _Line = tuple[int | None, bytes]
 _BURST = 64
@@ -110,7 +112,7 @@ class _Stream:
         while lines := list(islice(first, _BURST)):
             await response.send(self._framed(lines))
             await asyncio.sleep(0)  # the log and everybody else go on between two pieces of a long listing
-        beat_at = loop.time() + self._beat_s
+        beat_at = self._next_beat(loop.time())
         while not self._subscription.closed:
             await self._subscription.wait(max(0.0, beat_at - loop.time()))
             burst: list[_Line] = []
@@ -122,12 +124,15 @@ class _Stream:
             # Closed, it has lost what lies between its last line and the tables: no index of theirs may be gone on from.
             if loop.time() >= beat_at and not self._subscription.closed:
                 burst.append((self._store.tables.index, _mark(self._store, "heartbeat")))
-                beat_at = loop.time() + self._beat_s
+                beat_at = self._next_beat(loop.time())
             if burst:
                 await response.send(self._framed(burst))
         if self._subscription.closed == STOPPING:
             return unavailable("stopping", STOPPING)
         return Refused(410, "index-too-old", self._subscription.closed)
+
+    def _next_beat(self, now: float) -> float:
+        return (now + self._beat_s) // BEATS_AT_S * BEATS_AT_S
 
     def _framed(self, lines: Iterable[_Line]) -> bytes:
         if self._sse:

@@ -37,6 +37,7 @@ class Fate(Struct):
 class Ledger(Books):
     def __init__(self, world: World, names: list[str], holds: Callable[[str, bytes], bool], history: History) -> None:
         super().__init__(world, names, holds)
+        self.digests = {0: bytes.fromhex(Machine().digest)}
         self.history = history
         self.fates: dict[str, Fate] = {}
         self.epoch = 0
