@@ -48,6 +48,8 @@ class Walker:
             raise ValueError("at least one server URL is needed")
         self._servers = self._given
         self._current = 0
+        self._slow: set[str] = set()
+        """Servers that were waited for in vain when they were asked last."""
         self.timeout_s = timeout_s
         self._clock = clock
         self._http: Http = http or Wire(tls=tls, token=token)
@@ -99,8 +101,7 @@ class Walker:
         while True:
             tried: list[tuple[str, str]] = []
             refusal: Problem | None = None
-            for _ in self._servers:
-                server = self._servers[self._current]
+            for server in self._walk():
                 left = deadline - self._clock.monotonic()
                 if left <= 0:
                     break
@@ -109,8 +110,9 @@ class Walker:
                 except (httpx.RequestError, TimeoutError) as error:
                     tried.append((server, reason(error)))
                     maybe_done = maybe_done or not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-                    self._leave(server)
+                    self._leave(server, error)
                     continue
+                self._stay(server)
                 if answer.is_success:
                     return answer
                 problem = Problem.decode(answer.status_code, answer.content, retry_after=answer.headers.get("retry-after"))
@@ -146,13 +148,13 @@ class Walker:
 
         Silence longer than `silence_s` ends it with Unreachable."""
         tried: list[tuple[str, str]] = []
-        for _ in self._servers:
-            server = self._servers[self._current]
+        for server in self._walk():
             limits = httpx.Timeout(connect=min(CONNECT_S, silence_s), read=silence_s, write=silence_s, pool=silence_s)
             opened = False
             try:
                 async with self._http.stream("GET", server + path, params=params, timeout=limits) as answer:
                     opened = True
+                    self._stay(server)
                     if not answer.is_success:
                         problem = Problem.decode(answer.status_code, await answer.aread(), retry_after=answer.headers.get("retry-after"))
                         if problem.status in RETRYABLE:
@@ -162,7 +164,7 @@ class Walker:
                     yield server, _lines(answer) if lines else answer.aiter_bytes()
                     return
             except httpx.RequestError as error:
-                self._leave(server)
+                self._leave(server, error)
                 tried.append((server, reason(error)))
                 if opened:
                     raise Unreachable(tuple(tried[-1:])) from error
@@ -182,8 +184,20 @@ class Walker:
         self._note_servers(answer)
         return answer
 
-    def _leave(self, server: str) -> None:
+    def _walk(self) -> tuple[str, ...]:
+        """Each server once. Those that cost a time-out come last: behind two that are cut off, the third would be heard too seldom."""
+        return tuple(sorted(self.servers, key=self._slow.__contains__))
+
+    def _stay(self, server: str) -> None:
+        """It answered, if only that it cannot now."""
+        self._slow.discard(server)
+        if server in self._servers:
+            self._current = self._servers.index(server)
+
+    def _leave(self, server: str, error: Exception | None = None) -> None:
         """Go on to the next server, unless another call already did."""
+        if isinstance(error, httpx.TimeoutException | TimeoutError):
+            self._slow.add(server)
         if self._servers[self._current] == server:
             self._current = (self._current + 1) % len(self._servers)
 

@@ -49,6 +49,34 @@ def test_a_dead_server_is_left_and_the_next_one_remembered() -> None:
     assert asked == ["a", "b", "b"]
 
 
+def test_servers_that_cost_a_timeout_are_asked_last_until_they_answer_again() -> None:
+    """Behind two that are cut off, one whose connection broke once would be asked too late for a lease."""
+    asked: list[str] = []
+    away: dict[str, Exception] = {"a": httpx.ConnectTimeout(""), "b": httpx.ConnectTimeout(""), "c": httpx.ReadError("reset")}
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.host)
+        if request.url.host in away:
+            raise away[request.url.host]
+        return json_answer([WEB])
+
+    async def scenario() -> None:
+        async with client_of(A, B, "http://c:3", handler=handler) as client:
+            with pytest.raises(Unreachable):
+                await client.list(Deployment)
+            del away["c"]
+            await client.list(Deployment)
+            away["c"] = httpx.ReadTimeout("")
+            del away["b"]
+            await client.list(Deployment)
+            del away["a"], away["c"]
+            away["b"] = httpx.ReadError("reset")
+            await client.list(Deployment)
+
+    asyncio.run(scenario())
+    assert "".join(asked) == "abc" + "c" + "cab" + "bc"
+
+
 def test_the_servers_an_answer_names_are_asked_when_those_given_are_gone() -> None:
     gone: set[str] = set()
 
