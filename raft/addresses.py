@@ -24,6 +24,15 @@ def split_address(address: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
+def is_address(text: str) -> bool:
+    """Whether `split_address` takes it."""
+    try:
+        split_address(text)
+    except StartRefused:
+        return False
+    return True
+
+
 def is_loopback(address: str) -> bool:
     """Whether `host:port` is surely reached from the same machine only. StartRefused."""
     host, _ = split_address(address)

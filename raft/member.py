@@ -347,6 +347,8 @@ class Member:
                 self._wire.drop(peer)
 
     def _on_relayed(self, peer: str, message: Relayed) -> None:
+        if message.target == self.config.me != message.origin:
+            self.membership.vouched(message.origin)
         mine = self.router.on_relayed(peer, message)
         if mine is not None:
             self._deliver(*mine, passed_on=True)

@@ -8,6 +8,7 @@ appended before a restart is not in force after it (RAFT.md 1.5).
 import logging
 from collections.abc import Callable, Iterable, Set
 
+from raft.addresses import is_address
 from raft.configuration import CONFIGURATION, Configuration, Seat, decode_configuration
 from raft.contract import RaftConfig
 from raft.errors import Corrupt, StartRefused
@@ -150,6 +151,13 @@ class Membership:
             if id in self._met:
                 self._met[id] = address
             self._settle()
+
+    def vouched(self, id: str) -> None:
+        """A member passes on what one says that was never met here: of a configuration that has not come here yet, and perhaps it knows as
+        little where to find this one, which has moved meanwhile. An id is the address its member began with."""
+        address = id.partition("#")[0]
+        if id not in self.peers and id not in self._identity.removed and len(self._met) < _MAX_MET and is_address(address):
+            self.met(id, address)
 
     def check_start(self, config: RaftConfig) -> None:
         """Whether what the operator said fits what the data directory says; a new own address is remembered. StartRefused."""

@@ -238,6 +238,27 @@ def test_a_member_away_while_all_others_were_replaced_is_found_by_them() -> None
     assert cluster.replicas[away].membership.voters == {away, "d:1", "e:1"}
 
 
+@pytest.mark.parametrize("id", ["d:1", "d:1#2"])
+def test_one_that_moved_while_a_leader_came_that_it_never_met_hears_it_over_those_it_knows(id: str) -> None:
+    cluster = Cluster()
+    away = cluster.followers()[0]
+    at = cluster.leader()
+    if id != "d:1":  # a machine used again
+        cluster.grow("d:1", at=at)
+        cluster.changed(at, REMOVE, "d:1")
+        cluster.until(lambda: "d:1" in cluster.fatal)
+        cluster.kill("d:1")
+        del cluster.disks["d:1"]
+    cluster.kill(away)
+    assert cluster.grow("d:1", at=at) == id
+    cluster.changed(at, LEAD, id)
+    cluster.write(id, b"x")
+    cluster.start(away, address="new:9")
+    cluster.until(lambda: len(cluster.machines[away].entries) == 1)
+    cluster.until(lambda: all(r.membership.latest.at_address("new:9") is not None for r in cluster.replicas.values()))
+    assert cluster.leader() == id and cluster.write(away, b"y").index == 2
+
+
 def test_one_that_came_back_empty_after_it_was_added_counts_again() -> None:
     cluster = Cluster()
     cluster.grow("d:1", at="a:1")
