@@ -76,7 +76,7 @@ class Platter:
         self.renames: list[tuple[str, str | None, Inode | None]] = []
         """Directory changes not yet durable: (name, its former name or None, inode or None for a removal)."""
         self.lost: dict[str, Inode] = {}
-        """What was durable on the disk before this one; answers given on the strength of it may still be under way."""
+        """What was durable on the disk before this one, or before a bit was flipped; answers given on its strength may be under way."""
         self.operations = 0
         self.crash_at: int | None = None
         self.free_bytes: int | None = None
@@ -84,7 +84,7 @@ class Platter:
         self.chance = chance
 
     def wipe(self) -> None:
-        self.lost = dict(self.durable)
+        self.lost = dict(self.durable) | self.lost
         self.cached.clear()
         self.durable.clear()
         self.renames.clear()
@@ -123,7 +123,9 @@ class Platter:
         if not names:
             return None
         name = chance.choice(names)
-        inode = self.cached[name]
+        inode, whole = self.cached[name], Inode()
+        whole.data, whole.synced = bytearray(inode.data), inode.synced
+        self.lost[name] = whole
         at = chance.randrange(min(inode.marks[-2], len(inode.data)))
         inode.data[at] ^= 1 << chance.randrange(8)
         self.log("flip", self.name, name, at)
