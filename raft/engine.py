@@ -207,8 +207,8 @@ class Engine:
 
         Whoever has just been given entries first makes them durable and says so; not twice in a row, or it might never apply any."""
         so, ends = self._so, self._clock.monotonic() + seconds
-        self._put_off = self.unapplied > 0 and self.journal.dirty and not self._put_off
-        while self.unapplied > 0 and not self._put_off:
+        self._put_off = self.journal.dirty and not self._put_off and self.unapplied > 0
+        while not self._put_off and self.unapplied > 0:
             so._SyncObj__doApplyCommand(self.journal[self.applied_index + 1 - self.first_index][0])
             so._SyncObj__raftLastApplied += 1
             if self._clock.monotonic() >= ends:

@@ -135,8 +135,8 @@ class Pipeline:
         engine = self.engine
         if engine.last_index != last or engine.term != term:
             return True
-        if engine.commit_index != commit and self.news_due > now + NEWS_WAITS_S:
-            self.news_due = now + NEWS_WAITS_S
+        if engine.commit_index != commit:
+            self.news_due = min(self.news_due, now + NEWS_WAITS_S)
         return now >= self.news_due
 
     def send_log(self) -> None:

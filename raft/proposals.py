@@ -139,15 +139,15 @@ class Proposals:
         for request_id, _, _ in own:
             self._pending[request_id].appended = True
         items = own + [item for _, message in self._foreign for item in message.proposals]
-        foreign, self._foreign = self._foreign, []
         if self._guard.on("dedupe"):
             items = [item for item in items if item[0] not in self._in_log and self._replies.find(item[0]) is None]
         for batch in _batches(items):
             engine.append(encode_batch(batch))
             self._in_log.update(item[0] for item in batch)
-        for peer, _ in foreign:
+        for peer, _ in self._foreign:
             if peer in self._guard.peers:
                 self._guard.peers[peer].awaits = engine.last_index
+        self._foreign.clear()
 
     def _send(self, engine: Engine, now: float) -> None:
         leader = engine.leader

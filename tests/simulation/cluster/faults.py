@@ -152,7 +152,7 @@ class ClusterNemesis(Operator):
         known = self._nodes[node].known_servers if self._changing else set()
         members = self._roster.members() if self._changing else ()
         return any(
-            server.alive and not server.paused and self._both_ways(node, name) and (name == leader or self._both_ways(name, leader))
+            server.alive and self._answers(node, name) and (name == leader or self._both_ways(name, leader))
             for name, server in self._servers.items()
             if not self._changing or (server.url in known and name in members)
         )
