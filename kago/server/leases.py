@@ -78,6 +78,8 @@ class Leases:
         if lease is None:
             lease = self._leases[name] = _Lease(now)
             self._look_again(name, lease, now + self._present_lease_s())
+        if lease.leaving and not leaving and lease.incarnation == incarnation:
+            return False  # Its last word was good-bye, and this one was overtaken by it on its way through another server, or this one.
         news = lease.expired or leaving != lease.leaving or lease.incarnation != incarnation
         if lease.expired:
             lease.expired = False

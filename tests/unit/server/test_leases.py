@@ -57,6 +57,17 @@ def test_one_that_says_good_bye_leaves_at_once_and_expires_later() -> None:
     assert held.liveness(("a",), 7.0).leaving == ()
 
 
+def test_what_a_good_bye_has_overtaken_does_not_bring_the_node_back() -> None:
+    held = leases("a")
+    held.heard("a", 1, 1.0, leaving=True)
+    assert held.heard("a", 1, 1.1) is False
+    liveness = held.liveness(("a",), 1.1)
+    assert (liveness.leaving, liveness.heard) == (("a",), ())
+    assert held.liveness(("a",), 6.0).expired == ("a",), "nor does it prolong the lease"
+    assert held.heard("a", 2, 6.5) is True, "the next life of the agent is another matter"
+    assert held.liveness(("a",), 6.5).heard == (("a", 2),)
+
+
 def test_one_never_heard_since_we_lead_is_not_said_to_be_back() -> None:
     assert leases("a").liveness(("a",), 1.0).heard == ()
 
