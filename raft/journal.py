@@ -13,7 +13,8 @@ somebody has read or answered for what stood there, and the file is refused.
 So the last group of all is taken at its word: damage to it cannot be told from a crash. To keep that window small a mark of its own
 follows within a second where no other group does (`onOneSecondTimer`), and when the journal is closed in order.
 
-Nothing is rewritten in place. A truncation is a record; compaction writes a new file and renames it over the old one.
+Nothing is rewritten in place. A truncation is a record; compaction writes a new file and renames it over the old one. Zeros behind the last
+record, which the disk puts there, are no record, and are cut off with whatever a crash left.
 """
 
 import errno

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from raft.journal import MAGIC
 from tests.chaos.cluster import SERVERS
 from tests.chaos.stage import NO_CLOCK, Fault, Stage
 
@@ -126,14 +127,24 @@ def _torn_tail(stage: Stage) -> None:
     victim = stage.any_server()
     stage.kill(victim)
     journal = stage.cluster.data_dir(victim) / "journal"
-    with open(journal, "ab") as file:
+    with open(journal, "r+b") as file:
+        file.seek(_records_end(journal.read_bytes()))
         file.write(struct.pack("<II", 300, stage.dice.getrandbits(32)) + stage.dice.randbytes(stage.dice.randrange(1, 250)))
     stage.start(victim)
 
 
+def _records_end(journal: bytes | bytearray) -> int:
+    """Where its last record ends; zeros may follow."""
+    at = len(MAGIC)
+    while at + 8 <= len(journal) and (length := struct.unpack_from("<I", journal, at)[0]):
+        at += 8 + int(length)
+    return min(at, len(journal))
+
+
 def _flipped(path: Path, stage: Stage, share: float) -> None:
     content = bytearray(path.read_bytes())
-    at = stage.dice.randrange(int(len(content) * share))
+    end = _records_end(content) if path.name == "journal" else len(content)
+    at = stage.dice.randrange(int(end * share))
     content[at] ^= 1 << stage.dice.randrange(8)
     path.write_bytes(content)
 

@@ -85,13 +85,13 @@ def test_a_group_is_one_write_and_one_sync(tmp_path: Path, synced: list[str], mo
     journal = Journal(disk)
     synced.clear()
     writes: list[int] = []
-    real = os.write
+    real = os.pwrite
 
-    def counted(descriptor: int, data: bytes) -> int:
+    def counted(descriptor: int, data: bytes, offset: int) -> int:
         writes.append(len(data))
-        return real(descriptor, data)
+        return real(descriptor, data, offset)
 
-    monkeypatch.setattr(os, "write", counted)
+    monkeypatch.setattr(os, "pwrite", counted)
     for index in range(1, 17):
         journal.add(b"command", index, 1)
     journal.sync()
@@ -103,17 +103,67 @@ def test_a_group_is_one_write_and_one_sync(tmp_path: Path, synced: list[str], mo
 def test_short_writes_are_continued_and_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = FileDisk(tmp_path)
     file = disk.open_append("a")
-    real = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:3]))
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, offset: real(descriptor, data[:3], offset))
     file.append(b"0123456789")
     assert (disk.read("a"), file.size()) == (b"0123456789", 10)
 
-    def full(descriptor: int, data: bytes) -> int:
+    def full(descriptor: int, data: bytes, offset: int) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(OSError, match="No space left"):
         file.append(b"x")
+    file.close()
+    disk.close()
+
+
+def test_what_is_written_on_after_a_sync_has_its_length_before(tmp_path: Path) -> None:
+    disk = FileDisk(tmp_path)
+    file = disk.open_append("a")
+    file.append(b"first")
+    assert (tmp_path / "a").stat().st_size == 5, "what is written once is as long as it is"
+    file.sync()
+    written = bytearray(b"first")
+    file.append(b"second")
+    written += b"second"
+    length = (tmp_path / "a").stat().st_size
+    for n in range(3 * length // 1000):
+        file.append(bytes([n % 255 + 1]) * 1000)
+        written += bytes([n % 255 + 1]) * 1000
+        assert file.size() == len(written)
+        assert (tmp_path / "a").stat().st_size == length or len(written) + 1000 > length
+        length = max(length, (tmp_path / "a").stat().st_size)
+    long = os.urandom(length)
+    file.append(long)
+    written += long
+    assert (tmp_path / "a").stat().st_size == len(written), "a long one is not worth it"
+    file.append(b"end")
+    written += b"end"
+    content = disk.read("a")
+    assert (content[: len(written)], content[len(written) :].strip(b"\0")) == (bytes(written), b"")
+    file.close()
+    disk.close()
+
+
+def test_zeros_that_do_not_fit_are_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = FileDisk(tmp_path)
+    file = disk.open_append("a")
+    file.sync()
+    real, room = os.pwrite, 1000
+
+    def nearly_full(descriptor: int, data: bytes, offset: int) -> int:
+        if offset >= room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor, data[: room - offset], offset)
+
+    monkeypatch.setattr(os, "pwrite", nearly_full)
+    for size in (300, 300, 400):
+        file.append(b"x" * size)
+    assert (file.size(), disk.read("a")) == (1000, b"x" * 1000)
+    with pytest.raises(OSError, match="No space left"):
+        file.append(b"y")
+    assert (file.size(), disk.read("a")) == (1000, b"x" * 1000)
     file.close()
     disk.close()
 
@@ -167,6 +217,21 @@ def test_the_journal_comes_back_and_a_failed_write_is_an_error(tmp_path: Path) -
     again = FileDisk(tmp_path)
     journal = Journal(again)
     assert journal[:] == [(b"command", 1, 1)]
+    for index in range(2, 2000):
+        journal.add(b"command", index, 1)
+        if index % 7 == 0:
+            journal.sync()
+    journal.sync()
+    copy = tmp_path / "killed"  # as a process leaves it that is killed now
+    FileDisk(copy).close()
+    (copy / "journal").write_bytes((tmp_path / "journal").read_bytes())
+    assert (copy / "journal").read_bytes().endswith(bytes(1000))
+    left = FileDisk(copy)
+    recovered = Journal(left)
+    assert recovered[:] == journal[:]
+    recovered.add(b"command", 2000, 1)
+    recovered.close()
+    left.close()
     journal.close()
     journal.add(b"command", 2, 1)
     with pytest.raises(OSError, match="Bad file descriptor"):
