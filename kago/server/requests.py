@@ -49,8 +49,7 @@ def read_json(request: Request) -> dict[str, Any]:
 def parse_json(body: bytes) -> dict[str, Any]:
     """A JSON object, as strict as the RFC allows. Refused (400)."""
     try:
-        text = body.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_int=_bounded, parse_float=_finite)
+        value = _STRICT.decode(body.decode("utf-8"))
         msgspec.json.encode(value)
     except json.JSONDecodeError as error:
         raise _syntax(f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
@@ -211,6 +210,9 @@ def _finite(text: str) -> float:
     if value in (float("inf"), float("-inf")):
         raise ValueError(f"the number {text[:24]} is too large")
     return value
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_int=_bounded, parse_float=_finite)
 
 
 def _meant(name: str, known: list[str]) -> str:
