@@ -18,13 +18,15 @@ class SimCrash(BaseException):
 
 
 class Inode:
-    __slots__ = ("cut_tail", "data", "marks", "synced")
+    __slots__ = ("ahead", "cut_tail", "data", "marks", "synced")
 
     def __init__(self) -> None:
         self.data = bytearray()
         self.synced = 0
         self.cut_tail = b""
         """Bytes cut off by a truncation that has not reached the platter yet."""
+        self.ahead = False
+        """Whether zeros stand behind what was appended, as the real disk puts them there once it is appended to after a sync."""
         self.marks: list[int] = []
         """Sizes at which syncs ended: what lies before the last but one cannot be mistaken for a torn tail."""
 
@@ -136,11 +138,12 @@ class SimFile:
     def __init__(self, disk: "SimDisk", inode: Inode) -> None:
         self._disk = disk
         self._inode = inode
-        self._closed = False
+        self._closed = self._synced = False
 
     def append(self, data: bytes) -> None:
         if self._closed:
             raise ValueError("append to a closed file")
+        self._inode.ahead = self._inode.ahead or self._synced
         self._disk.operate("append", lambda part: self._write(data[:part]), len(data))
         platter = self._disk.platter
         if platter.free_bytes is not None:
@@ -163,6 +166,7 @@ class SimFile:
             raise OSError(errno.EIO, "Input/output error")
         self._disk.distrust(self._inode)
         self._inode.settle()
+        self._synced = True
         self._disk.platter.log("sync", self._disk.platter.name, self._inode.synced)
 
     def size(self) -> int:
@@ -210,7 +214,8 @@ class SimDisk:
         if name not in self.platter.cached:
             raise FileNotFoundError(errno.ENOENT, "No such file", name)
         self.read_names.add(name)
-        return bytes(self.platter.cached[name].data)
+        inode = self.platter.cached[name]
+        return bytes(inode.data) + bytes(PAGE * inode.ahead)
 
     def open_append(self, name: str, *, truncate_to: int | None = None) -> SimFile:
         self.operate("open")
@@ -219,6 +224,7 @@ class SimDisk:
         if inode is None:
             inode = platter.cached[name] = Inode()
             platter.renames.append((name, None, inode))
+        inode.ahead = inode.ahead and truncate_to is None
         if truncate_to is not None and truncate_to < len(inode.data):
             inode.cut_tail = bytes(inode.data[truncate_to : inode.synced])
             del inode.data[truncate_to:]
