@@ -224,7 +224,9 @@ class SimDisk:
         if inode is None:
             inode = platter.cached[name] = Inode()
             platter.renames.append((name, None, inode))
-        inode.ahead = inode.ahead and truncate_to is None
+        if inode.ahead and truncate_to is not None:
+            inode.data += bytes(max(0, truncate_to - len(inode.data)))  # a record torn within the zeros it ends in is whole
+            inode.ahead = False
         if truncate_to is not None and truncate_to < len(inode.data):
             inode.cut_tail = bytes(inode.data[truncate_to : inode.synced])
             del inode.data[truncate_to:]
