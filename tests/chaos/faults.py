@@ -14,6 +14,8 @@ _DOWN_S = 0.5
 _CUT_S = 5.0
 _BAD_LINK_S = 8.0
 _HOUR_S = 3600
+_BULK = 10
+"""Large writes: more than fits into the zeros that stand in the journal already."""
 REFUSALS = ("rejoin", "damaged", "another data directory", "checksum")
 
 
@@ -114,12 +116,20 @@ def _disk_full(stage: Stage) -> None:
         while file.write(b"\0" * 4096):
             pass  # until nothing more fits: root has no reserve here
     try:
+        for n in range(_BULK):
+            _write_bulk(stage, n)
         stage.hold(_CUT_S)
     finally:
         filler.unlink()
     if "No space left" not in process.log.read_text(errors="replace")[said:]:
         stage.findings.other.append(f"the disk of {victim} was full, and it {'goes on' if process.running else 'ended'} without saying so")
     stage.start(victim)
+
+
+def _write_bulk(stage: Stage, n: int) -> None:
+    """50 kB, through one server or another; the first one makes what the others change."""
+    body = {"name": "bulk", "image": "nginx:alpine", "replicas": 0, "env": {str(n): "x" * 50_000}}
+    stage.cluster.ask(SERVERS[n % len(SERVERS)], "PUT" if n else "POST", "/deployments/bulk" if n else "/deployments", body)
 
 
 def _torn_tail(stage: Stage) -> None:
