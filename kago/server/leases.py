@@ -25,7 +25,7 @@ PAUSE_S = 1.0
 
 
 class _Lease:
-    __slots__ = ("due_at", "excused_s", "expired", "heard_at", "incarnation", "leaving", "returned")
+    __slots__ = ("due_at", "excused_s", "expired", "heard_at", "incarnation", "leaving")
 
     def __init__(self, heard_at: float) -> None:
         self.heard_at = heard_at
@@ -35,7 +35,6 @@ class _Lease:
         self.incarnation: int | None = None
         self.expired = False
         self.leaving = False
-        self.returned = False
 
 
 class Leases:
@@ -89,7 +88,6 @@ class Leases:
         lease.excused_s = 0.0
         lease.incarnation = incarnation
         lease.leaving = leaving
-        lease.returned = not leaving
         if leaving:
             self._leaving[name] = None
         else:
@@ -146,7 +144,7 @@ class Leases:
         heard = tuple(
             (name, lease.incarnation)
             for name in down
-            if (lease := self._leases.get(name)) is not None and lease.returned and not lease.expired and lease.incarnation is not None
+            if (lease := self._leases.get(name)) is not None and not lease.leaving and not lease.expired and lease.incarnation is not None
         )
         return Liveness(
             expired=expired,

@@ -143,7 +143,7 @@ def _torn_tail(stage: Stage) -> None:
     stage.start(victim)
 
 
-def _records_end(journal: bytes | bytearray) -> int:
+def _records_end(journal: bytes) -> int:
     """Where its last record ends; zeros may follow."""
     at = len(MAGIC)
     while at + 8 <= len(journal) and (length := struct.unpack_from("<I", journal, at)[0]):
@@ -151,10 +151,10 @@ def _records_end(journal: bytes | bytearray) -> int:
     return min(at, len(journal))
 
 
-def _flipped(path: Path, stage: Stage, share: float) -> None:
+def _flipped(path: Path, stage: Stage, end: Callable[[bytes], int]) -> None:
+    """One bit, before what `end` says of the content."""
     content = bytearray(path.read_bytes())
-    end = _records_end(content) if path.name == "journal" else len(content)
-    at = stage.dice.randrange(int(end * share))
+    at = stage.dice.randrange(end(bytes(content)))
     content[at] ^= 1 << stage.dice.randrange(8)
     path.write_bytes(content)
 
@@ -163,7 +163,7 @@ def _flipped_journal(stage: Stage) -> None:
     """Damage to what was durable: it must be refused, then the server comes back from the others."""
     victim = stage.any_server()
     stage.kill(victim)
-    _flipped(stage.cluster.data_dir(victim) / "journal", stage, 0.8)
+    _flipped(stage.cluster.data_dir(victim) / "journal", stage, lambda content: int(_records_end(content) * 0.8))
     if not stage.refuses_to_start(victim, *REFUSALS):
         stage.findings.other.append(f"{victim} started from a damaged journal")
     stage.rejoin(victim)
@@ -175,7 +175,7 @@ def _flipped_snapshot(stage: Stage) -> None:
     data = stage.cluster.data_dir(victim)
     stage.cluster.until("a snapshot", lambda: list(data.glob("snapshot-*")), timeout_s=90)
     stage.kill(victim)
-    _flipped(max(data.glob("snapshot-*")), stage, 1.0)
+    _flipped(max(data.glob("snapshot-*")), stage, len)
     process = stage.cluster.processes[victim]
     said = process.log.stat().st_size
     if stage.refuses_to_start(victim, *REFUSALS):
