@@ -47,11 +47,12 @@ class Driver:
         replica.quiesce = self.stop
 
     def wake(self) -> None:
-        """There is something to do: run a step once the callbacks already waiting have had their say, so that they share it."""
+        """There is something to do: run a step once the callbacks already waiting have had their say, and those of whoever comes in until
+        then, so that they share it: a step costs much more than a proposal more in it."""
         self._called = True
         if not self._scheduled and self._syncing is None and not self._stopped:
             self._scheduled = True
-            self._loop.call_soon(self._step)
+            self._loop.call_soon(self._loop.call_soon, self._step)
 
     def _step(self) -> None:
         self._scheduled = False

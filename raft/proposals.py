@@ -8,6 +8,8 @@ comes decides the error: never out of this process means certainly not done, any
 from collections import OrderedDict
 from collections.abc import Callable
 
+from msgspec import Struct
+
 from raft.contract import RaftConfig, Reply
 from raft.engine import Engine
 from raft.errors import Discarded, LogError, NoLeader, OutcomeUnknown, QueueFull, TooLarge
@@ -21,19 +23,16 @@ _CHECK_S = 0.05
 _MAX_ROUNDS = 4096
 
 
-class _Proposal:
-    __slots__ = ("appended", "entry", "refused", "request_id", "rounds", "seen", "sent_at", "waiters")
-
-    def __init__(self, request_id: bytes, entry: bytes) -> None:
-        self.request_id = request_id
-        self.entry = entry
-        self.waiters: list[tuple[float, Done]] = []
-        self.rounds: tuple[int, ...] = ()
-        """Messages that carried it to another member and were not refused."""
-        self.appended = False
-        self.refused = False
-        self.seen: int | None = None
-        self.sent_at = 0.0
+class _Proposal(Struct, eq=False):
+    request_id: bytes
+    entry: bytes
+    waiters: list[tuple[float, Done]] = []
+    rounds: tuple[int, ...] = ()
+    """Messages that carried it to another member and were not refused."""
+    appended: bool = False
+    refused: bool = False
+    seen: int | None = None
+    sent_at: float = 0.0
 
 
 class Proposals:
@@ -43,6 +42,7 @@ class Proposals:
         self._config = config
         self._guard = guard
         self._replies = replies
+        self._dedupe = guard.on("dedupe")
         self._pending: dict[bytes, _Proposal] = {}
         self._queue: list[_Proposal] = []
         self._foreign: list[tuple[str, Submit]] = []
@@ -68,7 +68,7 @@ class Proposals:
         if len(entry) > self._config.max_entry_bytes:
             done(TooLarge(f"entry of {len(entry)} bytes; the limit is {self._config.max_entry_bytes}"))
             return
-        known = self._replies.find(request_id) if self._guard.on("dedupe") else None
+        known = self._replies.find(request_id) if self._dedupe else None
         if known is not None:
             done(known)
             return
@@ -120,7 +120,7 @@ class Proposals:
         self._queue = list(self._pending.values())
         self._sent = 0
 
-    def _take(self, now: float) -> list[Proposed]:
+    def _take(self, now: float, *, to_append: bool) -> list[Proposed]:
         """The next own proposals, as many as the window admits."""
         room = self._window - self._sent
         taken, self._queue = self._queue[: max(0, room)], self._queue[max(0, room) :]
@@ -130,17 +130,16 @@ class Proposals:
                 if proposal.seen is None:
                     proposal.seen = self._replies.applied
                 proposal.sent_at = now
+                proposal.appended |= to_append
                 self._sent += 1
                 items.append((proposal.request_id, proposal.entry, proposal.seen))
         return items
 
     def _append(self, engine: Engine, now: float) -> None:
-        own = self._take(now)
-        for request_id, _, _ in own:
-            self._pending[request_id].appended = True
-        items = own + [item for _, message in self._foreign for item in message.proposals]
-        if self._guard.on("dedupe"):
-            items = [item for item in items if item[0] not in self._in_log and self._replies.find(item[0]) is None]
+        items = self._take(now, to_append=True) + [item for _, message in self._foreign for item in message.proposals]
+        if self._dedupe:
+            in_log, find = self._in_log, self._replies.find
+            items = [item for item in items if item[0] not in in_log and find(item[0]) is None]
         for batch in _batches(items):
             engine.append(encode_batch(batch))
             self._in_log.update(item[0] for item in batch)
@@ -156,7 +155,7 @@ class Proposals:
         if self._target != (leader, engine.term):
             self._target = (leader, engine.term)
             self._start_over()
-        for batch in _batches(self._take(now)):
+        for batch in _batches(self._take(now, to_append=False)):
             self._round += 1
             ids = self._rounds[self._round] = [item[0] for item in batch]
             for request_id in ids:
@@ -194,7 +193,8 @@ class Proposals:
         proposal = self._pending.pop(request_id, None)
         if proposal is not None:
             self._sent = max(0, self._sent - 1)
-            self._resolved += [(done, outcome) for _, done in proposal.waiters]
+            for _, done in proposal.waiters:
+                self._resolved.append((done, outcome))
             proposal.waiters = []
 
     def restored(self) -> None:
@@ -229,6 +229,8 @@ def _what_is_known(proposal: _Proposal) -> LogError:
 
 def _batches(items: list[Proposed]) -> list[list[Proposed]]:
     """Split by size: an entry of the log and a frame stay far below their limits."""
+    if items and sum([len(item[0]) + len(item[1]) + 16 for item in items]) <= MAX_BATCH_BYTES:
+        return [items]
     batches: list[list[Proposed]] = []
     size = MAX_BATCH_BYTES
     for item in items:

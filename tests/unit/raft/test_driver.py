@@ -7,6 +7,9 @@ from typing import Any
 from kago.clock import SystemClock
 from raft.driver import Driver
 
+ROUNDS = 2
+"""Of the event loop, from a call to its step."""
+
 
 class SlowDisk:
     """As much of a replica as the driver sees, with nothing due by itself."""
@@ -37,10 +40,10 @@ def test_what_comes_during_a_slow_sync_is_not_left_waiting() -> None:
         driver = Driver(replica, SystemClock())  # type: ignore[arg-type]
         driver._threaded = True
         driver.wake()
-        await asyncio.sleep(0)
+        await _rounds(ROUNDS)
         assert replica.works == 1
         driver.wake()
-        await asyncio.sleep(0)
+        await _rounds(ROUNDS)
         assert replica.works == 1, "a step began in the midst of a sync"
         replica.on_disk.set()
         async with asyncio.timeout(5.0):
@@ -50,3 +53,24 @@ def test_what_comes_during_a_slow_sync_is_not_left_waiting() -> None:
         return replica.works
 
     assert asyncio.run(scenario()) == 2
+
+
+def test_who_comes_a_round_later_shares_the_step() -> None:
+    async def scenario() -> int:
+        replica = SlowDisk()
+        replica.dirty = False
+        driver = Driver(replica, SystemClock())  # type: ignore[arg-type]
+        driver.wake()
+        await _rounds(ROUNDS - 1)
+        assert replica.works == 0
+        driver.wake()
+        await _rounds(2 * ROUNDS)
+        await driver.stop()
+        return replica.works
+
+    assert asyncio.run(scenario()) == 1
+
+
+async def _rounds(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
