@@ -34,8 +34,8 @@ BLIND_S = 2.0
 """How long a runtime that did not answer is left alone."""
 YOUNG_S = 0.05
 """A container that is there after so long is reported once: each report is an entry in the cluster's log."""
-STARTS = 8
-"""Containers created and started at once."""
+STARTS = 12
+"""Containers asked for at once; a runtime creates as many of them at once as does it good."""
 AGAIN_S = 5.0
 """Before a container that could not be removed is tried again."""
 PROGRESS_S = 3.0

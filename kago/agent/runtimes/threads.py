@@ -15,21 +15,19 @@ T = TypeVar("T")
 
 class Threads:
     def __init__(self, limit: int, name: str) -> None:
-        self._free = asyncio.Semaphore(limit)
+        self._limit = limit
         self._name = name
         self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._busy = self._started = 0
         weakref.finalize(self, _end, self._calls, limit)
 
     async def run(self, call: Callable[[], T]) -> T:
-        """What `call` returns or raises. Cancelling gives up waiting, the call itself ends in its own time (and counts until then)."""
-        await self._free.acquire()
+        """What `call` returns or raises. Cancelling gives up waiting, a call under way ends in its own time (and counts until then)."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
         def done(result: T | None, error: BaseException | None) -> None:
             self._busy -= 1
-            self._free.release()
             if future.done():
                 return
             if error is not None:
@@ -41,14 +39,16 @@ class Threads:
             result: T | None = None
             failure: BaseException | None = None
             try:
-                result = call()
+                if not future.cancelled():  # while it waited for a thread
+                    result = call()
             except BaseException as error:  # carried over to the one who waits
                 failure = error
             tell(loop, lambda: done(result, failure))
 
+        # A thread that is through takes the next call by itself: by way of the loop it would come to it later, and on a busy machine much.
         self._busy += 1
         self._calls.put(work)
-        if self._started < self._busy:
+        if self._started < min(self._busy, self._limit):
             self._started += 1
             threading.Thread(target=_serve, args=(self._calls,), name=self._name, daemon=True).start()
         return await future
