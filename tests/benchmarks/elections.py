@@ -18,6 +18,8 @@ from tests.benchmarks.wire import http_request, http_requests
 ELECTIONS = Figure(name="spurious elections in 30 min of full load, 150,000 pods", unit="", goal=Goal(at_least=False), worst=True)
 PUTS = Figure(name="API PUT beside lists of 150,000 pods and backups, 16 clients", unit="/s")
 WRITERS, LISTERS = 16, 2
+LIST_S = 180.0
+"""A list of everything has a hundred megabytes, and all that goes on beside it."""
 REPLICAS = 5_000
 """Of one deployment; without nodes its pods wait, and are in every list and snapshot all the same."""
 
@@ -66,7 +68,7 @@ def _full_load(kago: KagoServers, directory: Path, seconds: float) -> float:
 
     def listing(name: str) -> None:
         try:
-            apply(Load(target=kago.target(name), clients=list_all, seconds=seconds))
+            apply(Load(target=kago.target(name), clients=list_all, seconds=seconds, drain_s=LIST_S))
         except Exception as error:  # told below, by the thread that can be heard
             failures.append(f"lists at {name}: {error}")
 

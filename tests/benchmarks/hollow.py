@@ -72,7 +72,8 @@ BENCH_STEADY = Bench(
 
 
 class HollowCluster:
-    def __init__(self, kago: KagoServers, nodes: int, logs: Sequence[Path]) -> None:
+    def __init__(self, session: Session, kago: KagoServers, nodes: int, logs: Sequence[Path]) -> None:
+        self._session = session
         self.kago = kago
         self.nodes = nodes
         self.pods = nodes * PODS_EACH
@@ -137,13 +138,19 @@ class HollowCluster:
         down: set[str] = set()
         ends = time.monotonic() + AFTER_S
         while time.monotonic() < ends:
-            nodes = self._first_answer("/nodes?stale=true")
-            down |= {node["name"] for node in nodes if node["status"] != "ready"}
+            # Not `stale`: the server that was killed comes back by way of what was so long ago.
+            down |= {node["name"] for node in self._first_answer("/nodes") if node["status"] != "ready"}
             time.sleep(1.0)
         after = self._bound(self.kago.leader())
-        moved = sum(after.get(pod) != node for pod, node in before.items()) + len(after.keys() - before.keys())
-        moved += sum(one.started for one in self.counts()) - sum(started)
-        return {LOST: took_s, WRONGED: float(len(down) + moved)}
+        wrongs = {
+            "nodes not ready": len(down),
+            "pods gone or elsewhere": sum(after.get(pod) != node for pod, node in before.items()),
+            "pods made": len(after.keys() - before.keys()),
+            "containers started": sum(one.started for one in self.counts()) - sum(started),
+        }
+        if any(wrongs.values()):
+            self._session.remark(WRONGED, ", ".join(f"{count} {what}" for what, count in wrongs.items()))
+        return {LOST: took_s, WRONGED: float(sum(wrongs.values()))}
 
     def _bound(self, name: str) -> dict[str, str]:
         return {pod["id"]: pod["node_name"] for pod in self.kago.fetch(name, "/pods")}
@@ -186,6 +193,6 @@ def hollow_cluster(session: Session, nodes: int) -> Iterator[HollowCluster]:
 
         until(f"{nodes} ready nodes", ready, kago.diary, within_s=PLACED_S)
         session.say(f"{nodes} hollow nodes are ready")
-        yield HollowCluster(kago, nodes, logs)
+        yield HollowCluster(session, kago, nodes, logs)
 
 

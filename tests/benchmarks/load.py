@@ -24,8 +24,6 @@ from tests.benchmarks.wire import Answer, Grpc, Http, Wire, http_request
 
 WARM_S = 0.3
 """Answers of so long at the beginning do not count."""
-DRAIN_S = 10.0
-"""For the answers of what was asked before the end."""
 BOUND = 0.9
 """A generator that takes this share of a core may be what is measured."""
 
@@ -38,6 +36,8 @@ class Load(Struct, frozen=True, kw_only=True):
     seconds: float
     grpc: str = ""
     """The method, where it is gRPC."""
+    drain_s: float = 10.0
+    """For the answers of what was asked before the end."""
     swarm: bool = False
     """Each client's two parts are a service's path and its spec: it is read for its version, then updated; updates alone are timed."""
 
@@ -131,7 +131,7 @@ def run(load: Load) -> Outcome:
     cpu, now = time.process_time(), time.perf_counter()
     counts_from = now + WARM_S
     ends, asked = counts_from + load.seconds, len(clients)
-    while asked and now < ends + DRAIN_S:
+    while asked and now < ends + load.drain_s:
         for number, _ in poll.poll(0.1):
             client = clients[number]
             answer = client.hear()
@@ -156,7 +156,7 @@ def run(load: Load) -> Outcome:
         p50_ms=1000 * percentile(took, 0.5) if took else 0.0,
         p99_ms=1000 * percentile(took, 0.99) if took else 0.0,
         errors=errors + asked,
-        first_error=first_error or (f"{asked} were not answered in {DRAIN_S} s" if asked else ""),
+        first_error=first_error or (f"{asked} were not answered in {load.drain_s:g} s" if asked else ""),
         done=tuple(client.done for client in clients.values()),
         answer_bytes=size,
         cpu=round((time.process_time() - cpu) / (WARM_S + load.seconds), 2),

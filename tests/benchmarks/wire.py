@@ -40,7 +40,8 @@ def http_request(method: str, path: str, body: bytes = b"", *, host: str = "benc
 
 class Http:
     def __init__(self) -> None:
-        self._held = b""
+        self._held = bytearray()
+        """Grows in place: a list of all pods comes in a thousand pieces."""
 
     def hello(self) -> bytes:
         return b""
@@ -49,21 +50,27 @@ class Http:
         return request
 
     def feed(self, data: bytes) -> tuple[Answer | None, bytes]:
-        held = self._held = self._held + data if self._held else data
+        if self._held:
+            self._held += data
+        held = self._held or data
         end = held.find(b"\r\n\r\n")
-        if end < 0:
+        if end < 0 or not _is_whole(held, end):
+            self._held = held if isinstance(held, bytearray) else bytearray(held)
             return None, b""
-        head = held[:end].lower()
-        at = head.find(b"\r\ncontent-length:")
-        if at >= 0:
-            stop = head.find(b"\r\n", at + 2)
-            if len(held) < end + 4 + int(head[at + 17 : stop if stop > 0 else end]):
-                return None, b""
-        elif b"\r\ntransfer-encoding: chunked" in head and not held.endswith(b"0\r\n\r\n"):
-            return None, b""  # JSON holds no line ends of this kind, so only the last chunk looks like this
-        self._held = b""
-        status = held[9:12]
-        return Answer(status[:1] == b"2", held[end + 4 :], "" if status[:1] == b"2" else held[:300].decode(errors="replace")), b""
+        self._held = bytearray()
+        good = held[9:10] == b"2"
+        return Answer(good, bytes(held[end + 4 :]), "" if good else held[:300].decode(errors="replace")), b""
+
+
+def _is_whole(held: bytes | bytearray, end: int) -> bool:
+    """Whether the answer whose head ends there has come in."""
+    head = held[:end].lower()
+    at = head.find(b"\r\ncontent-length:")
+    if at >= 0:
+        stop = head.find(b"\r\n", at + 2)
+        return len(held) >= end + 4 + int(head[at + 17 : stop if stop > 0 else end])
+    # JSON holds no line ends of this kind, so only the last chunk looks like this.
+    return b"\r\ntransfer-encoding: chunked" not in head or held.endswith(b"0\r\n\r\n")
 
 
 _SETTINGS, _WINDOW = b"\x00\x04\x00\xff\xff\xff", b"\x7f\x00\x00\x00"
