@@ -40,8 +40,8 @@ def http_request(method: str, path: str, body: bytes = b"", *, host: str = "benc
 
 class Http:
     def __init__(self) -> None:
-        self._held = bytearray()
-        """Grows in place: a list of all pods comes in a thousand pieces."""
+        self._held: bytes | bytearray = b""
+        """What grows does so in place: a list of all pods comes in a thousand pieces."""
 
     def hello(self) -> bytes:
         return b""
@@ -57,7 +57,7 @@ class Http:
         if end < 0 or not _is_whole(held, end):
             self._held = held if isinstance(held, bytearray) else bytearray(held)
             return None, b""
-        self._held = bytearray()
+        self._held = b""
         good = held[9:10] == b"2"
         return Answer(good, bytes(held[end + 4 :]), "" if good else held[:300].decode(errors="replace")), b""
 
