@@ -229,15 +229,14 @@ def _what_is_known(proposal: _Proposal) -> LogError:
 
 def _batches(items: list[Proposed]) -> list[list[Proposed]]:
     """Split by size: an entry of the log and a frame stay far below their limits."""
-    if items and sum([len(item[0]) + len(item[1]) + 16 for item in items]) <= MAX_BATCH_BYTES:
-        return [items]
     batches: list[list[Proposed]] = []
-    size = MAX_BATCH_BYTES
+    batch: list[Proposed] = []
+    size = 0
     for item in items:
         cost = len(item[0]) + len(item[1]) + 16
-        if size + cost > MAX_BATCH_BYTES or not batches:
-            batches.append([])
-            size = 0
-        batches[-1].append(item)
         size += cost
+        if size > MAX_BATCH_BYTES or not batches:
+            batch, size = [], cost
+            batches.append(batch)
+        batch.append(item)
     return batches

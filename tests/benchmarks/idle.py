@@ -9,11 +9,11 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Protocol
 
+from kago.cli.local import KagoProcess
 from raft.contract import RaftConfig
 from tests.benchmarks.figures import Figure, Goal
-from tests.benchmarks.groups import EtcdMembers, why_no_etcd
+from tests.benchmarks.groups import EtcdMembers, Process, why_no_etcd
 from tests.benchmarks.machine import cpu_s, resident_mb
 from tests.benchmarks.session import KAGO, Bench, Probe, Session
 from tests.e2e.harness import Harness
@@ -38,11 +38,6 @@ async def main():
     print(100 * (time.process_time() - cpu) / (time.monotonic() - began))
 uvloop.run(main())
 """
-
-
-class _Running(Protocol):
-    @property
-    def pid(self) -> int: ...
 
 
 def run(session: Session) -> None:
@@ -70,7 +65,7 @@ def run(session: Session) -> None:
         session.remark(CPU["a server"], f"an event loop that wakes at each heartbeat and does nothing takes {empty:.1f} % of a core here")
 
 
-def _spent(parties: Mapping[str, Sequence[_Running]], seconds: float) -> dict[Figure, float]:
+def _spent(parties: Mapping[str, Sequence[KagoProcess | Process]], seconds: float) -> dict[Figure, float]:
     """Of each party the dearest process."""
     before = {process.pid: cpu_s(process.pid) for processes in parties.values() for process in processes}
     time.sleep(seconds)
