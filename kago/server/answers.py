@@ -138,42 +138,38 @@ def content_of(body: bytes, content_type: str, *, own: str = "", connection: str
     return f"{own}content-length: {len(body)}\r\nconnection: {connection}\r\ncontent-type: {content_type}\r\n\r\n".encode() + body
 
 
-def header_values(store: Store) -> dict[str, str]:
-    """What every answer says about the state it was given from; by the date clients reckon ages, whatever their own clock says."""
-    status = store.recent_status()
-    age = status.leader_contact_age_s
-    return {
-        "date": http_date(int(store.clock.now())),
-        "x-kago-index": str(store.tables.index),
-        "x-kago-leader": status.leader or "",
-        "x-kago-servers": ",".join(server_urls(store)),
-        "x-kago-known-leader": "true" if status.leader is not None else "false",
-        "x-kago-last-contact": "-1" if age is None else str(round(age * 1000)),
-    }
-
-
 class Standing:
-    """`header_values` for answers that are many: worked out again when the index moved, or what was last known of the log."""
+    """What every answer says about the state it was given from; by the date clients reckon ages, whatever their own clock says. All but the
+    index is worked out again when what was last known of the log is."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._index = -1
         self._status: LogStatus | None = None
         self._values: dict[str, str] = {}
         self._lines = b""
 
     def values(self) -> dict[str, str]:
-        index, status = self._store.tables.index, self._store.recent_status()
-        if index != self._index or status is not self._status:
-            self._index, self._status = index, status
-            self._values, self._lines = header_values(self._store), b""
-        return self._values
+        self._renew()
+        return {**self._values, "x-kago-index": str(self._store.tables.index)}
 
     def lines(self) -> bytes:
         """As they stand in an answer's head."""
-        values = self.values()
-        self._lines = self._lines or "".join(f"{name}: {value}\r\n" for name, value in values.items()).encode()
-        return self._lines
+        self._renew()
+        return b"%bx-kago-index: %d\r\n" % (self._lines, self._store.tables.index)
+
+    def _renew(self) -> None:
+        status = self._store.recent_status()
+        if status is self._status:
+            return
+        age = status.leader_contact_age_s
+        self._status, self._values = status, {
+            "date": http_date(int(self._store.clock.now())),
+            "x-kago-leader": status.leader or "",
+            "x-kago-servers": ",".join(server_urls(self._store)),
+            "x-kago-known-leader": "true" if status.leader is not None else "false",
+            "x-kago-last-contact": "-1" if age is None else str(round(age * 1000)),
+        }
+        self._lines = "".join(f"{name}: {value}\r\n" for name, value in self._values.items()).encode()
 
 
 class Answering(Http):

@@ -228,10 +228,12 @@ class Feed:
                     del self._of_node[topic]
 
     def _tell(self, index: int, change: Change) -> None:
-        if not isinstance(change, Put):
-            self._encodings.forget(change.before)
+        if isinstance(change, Put):
+            thing = change.after
+        else:
+            self._encodings.forget(thing := change.before)
         lines: dict[bool, bytes] = {}
-        topics = topics_of(thing := _newest(change))
+        topics = topics_of(thing)
         if topics:
             self._changed[topics[0]] = index
         if isinstance(thing, Pod):

@@ -10,7 +10,7 @@ from typing import Any
 from sanic import Blueprint, HTTPResponse
 from sanic.mixins.routes import RouteMixin
 
-from kago.server.answers import header_values, problem
+from kago.server.answers import Standing, problem
 from kago.server.app import Server, _refusal
 from kago.server.incoming import Incoming
 from kago.server.problems import Refused
@@ -31,7 +31,7 @@ class Asked(Incoming):
 
     async def respond(self, response: Any = None, *, status: int = 200, headers: Any = None, content_type: str | None = None) -> Any:
         """Begin an answer that is sent in pieces."""
-        said = {**dict(headers or {}), **header_values(self.server.store), "content-type": content_type or ""}
+        said = {**dict(headers or {}), **Standing(self.server.store).values(), "content-type": content_type or ""}
         self.exchange.answer(status, said, None)
         return _Pieces(self.exchange)
 
@@ -72,7 +72,7 @@ class Api:
                 self._bug(f"{exchange.method} {request.path}", error)
             response = problem(request, refused)
         if response is not None:
-            headers = {**dict(response.headers), **header_values(self._server.store), "content-type": response.content_type or ""}
+            headers = {**dict(response.headers), **Standing(self._server.store).values(), "content-type": response.content_type or ""}
             exchange.answer(response.status, headers, response.body or b"")
 
     async def _handle(self, request: Asked) -> HTTPResponse | None:

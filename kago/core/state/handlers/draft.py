@@ -5,7 +5,7 @@ version on each, and the fields derived from pods (a deployment's counts, a node
 depends on the touched pods alone.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -110,25 +110,28 @@ class Draft:
         found: list[Change] = []
         if self._cluster != tables.cluster:
             found.append(Put(replace(self._cluster, version=self.index), tables.cluster))
-        found.extend(self._differences(self._servers, tables.servers))
-        found.extend(self._differences(self._deployments, tables.deployments))
-        found.extend(self._differences(self._nodes, tables.nodes))
-        found.extend(self._differences(self._pods, tables.pods))
-        found.extend(self._differences(self._tokens, tables.tokens))
-        found.extend(self._differences(self._removals, tables.removals))
+        self._compare(self._servers, tables.servers, found)
+        self._compare(self._deployments, tables.deployments, found)
+        self._compare(self._nodes, tables.nodes, found)
+        self._compare(self._pods, tables.pods, found)
+        self._compare(self._tokens, tables.tokens, found)
+        self._compare(self._removals, tables.removals, found)
         return tuple(found)
 
-    def _differences(self, drafted: Mapping[str, T | None], known: Mapping[str, T]) -> Iterator[Change]:
+    def _compare(self, drafted: Mapping[str, T | None], known: Mapping[str, T], found: list[Change]) -> None:
+        """Add to `found` where `drafted` is not as `known`."""
         for key, after in drafted.items():
             before = known.get(key)
             if after is None:
                 if before is not None:
-                    yield Removed(before)
+                    found.append(Removed(before))
             elif after != before:
-                yield Put(replace(after, version=self.index), before)
+                found.append(Put(replace(after, version=self.index), before))
 
     def _derive(self) -> None:
         """Give the deployments of touched pods their new counts, and their nodes and touched nodes their new use and what that leaves."""
+        if not self._pods and not self._nodes:
+            return
         counts, use = self._moved()
         for name, (ready, updated, total) in counts.items():
             if (ready or updated or total) and (deployment := self.deployment(name)) is not None:
