@@ -106,7 +106,7 @@ async def read_one(store: Store, request: Request, find: Callable[[], Thing]) ->
     return thing_answer(store, request, find())
 
 
-async def read_many(store: Store, request: Request, kind: str, find: Callable[[], list[Thing]]) -> HTTPResponse | None:
+async def read_many(store: Store, request: Request, kind: str, find: Callable[[], Sequence[Thing]]) -> HTTPResponse | None:
     """Answer by what `find` gives of a kind, or with a watch that begins with it (None: that has been answered)."""
     await make_readable(store, request)
     if flag(request, "watch"):
@@ -123,8 +123,10 @@ async def read_many(store: Store, request: Request, kind: str, find: Callable[[]
             index, content = changed, content_of(b"[" + _joined(store, things) + b"]", JSON)
         return content
 
-    _note(request, again)
-    return await list_answer(store, request, find())
+    things = find()
+    if len(things) <= SLICE:
+        _note(request, again)
+    return await list_answer(store, request, things)
 
 
 def _note(request: Request, content: Callable[[], bytes]) -> None:

@@ -32,10 +32,10 @@ _UNUSUAL = ("if-none-match", "content-length", "transfer-encoding", "expect", "u
 class _Known:
     """A read, who may do it, and what it is of."""
 
-    __slots__ = ("caller", "path", "read")
+    __slots__ = ("caller", "path", "read", "size")
 
-    def __init__(self, read: Read, caller: Caller, path: str) -> None:
-        self.read, self.caller, self.path = read, caller, path
+    def __init__(self, read: Read, caller: Caller, path: str, size: int) -> None:
+        self.read, self.caller, self.path, self.size = read, caller, path, size
 
 
 class Repeats:
@@ -49,19 +49,21 @@ class Repeats:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def learn(self, request: Request, response: HTTPResponse) -> None:
-        """Sanic has answered `request` by `response`; remember how, if it may come again just so."""
-        read: Read | None = getattr(request.ctx, "read", None)
+        """Sanic has answered `request` by `response`; remember how, if it may come again just so, and forget how it was answered before."""
         http, size = request.stream, len(response.body or b"")
-        if read is None or response.status != 200 or size > MAX_CONTENT_BYTES or any(name in request.headers for name in _UNUSUAL):
-            return
         if not isinstance(http, Http) or not http.keep_alive or not isinstance(connection := http.protocol, Connection):
             return
         if not (head := connection.head_alone()):
             return
+        if (known := self._reads.pop(head, None)) is not None:
+            self._held -= known.size
+        read: Read | None = getattr(request.ctx, "read", None)
+        if read is None or response.status != 200 or size > MAX_CONTENT_BYTES or any(name in request.headers for name in _UNUSUAL):
+            return
         if len(self._reads) >= MAX_READS or self._held + size > MAX_HELD_BYTES:
             self._reads.clear()
             self._held = 0
-        self._reads[head] = _Known(read, request.ctx.caller, request.path)
+        self._reads[head] = _Known(read, request.ctx.caller, request.path, size)
         self._held += size
 
     def knows(self, head: bytes, connection: Connection) -> bool:

@@ -34,13 +34,18 @@ class Tables:
         self.unplaced_ids: dict[str, None] = {}
         """Ids of live pods without a node. Its order is history's: sort by pod name before it reaches a change."""
         self._names_by_node_id: dict[str, str] = {}
-        self._ids_by_name: dict[str, str] = {}
+        self._by_name: dict[str, Pod] = {}
+        self._disordered = False
+        """Whether a name was added behind those that were sorted."""
         self._ids_by_deployment: dict[str, dict[str, None]] = {}
         self._ids_by_node: dict[str, dict[str, None]] = {}
 
     def pod_id(self, name_or_id: str) -> str | None:
         """The id of the pod with this id or name."""
-        return name_or_id if name_or_id in self.pods else self._ids_by_name.get(name_or_id)
+        if name_or_id in self.pods:
+            return name_or_id
+        named = self._by_name.get(name_or_id)
+        return named.id if named is not None else None
 
     def holds(self, thing: Thing) -> bool:
         """Whether this very thing stands here."""
@@ -58,6 +63,12 @@ class Tables:
     def node_name(self, node_id: str) -> str | None:
         """The name of the node with this id."""
         return self._names_by_node_id.get(node_id)
+
+    def pods_by_name(self) -> list[Pod]:
+        """All pods, sorted by name. Whoever asks again only has the names that came since put in their places."""
+        if self._disordered:
+            self._by_name, self._disordered = {name: self._by_name[name] for name in sorted(self._by_name)}, False
+        return list(self._by_name.values())
 
     def pods_of_deployment(self, name: str) -> list[Pod]:
         """Its pods, the stopped ones too, sorted by name. Also of a deployment that is deleted, while they wind down."""
@@ -97,7 +108,8 @@ class Tables:
         other.tokens, other.removals = self.tokens.copy(), self.removals.copy()
         other.history = self.history.copy()
         other._names_by_node_id = self._names_by_node_id.copy()
-        other.unplaced_ids, other._ids_by_name = self.unplaced_ids.copy(), self._ids_by_name.copy()
+        other.unplaced_ids = self.unplaced_ids.copy()
+        other._by_name, other._disordered = self._by_name.copy(), self._disordered
         other._ids_by_deployment = {name: ids.copy() for name, ids in self._ids_by_deployment.items()}
         other._ids_by_node = {name: ids.copy() for name, ids in self._ids_by_node.items()}
         return other
@@ -158,9 +170,9 @@ class Tables:
 
     def _index_pod(self, pod: Pod) -> None:
         known = self.pods.get(pod.id)
-        self.pods[pod.id] = pod
+        self.pods[pod.id] = self._by_name[pod.name] = pod
         if known is None:
-            self._ids_by_name[pod.name] = pod.id
+            self._disordered = True
             self._ids_by_deployment.setdefault(pod.deployment_name, {})[pod.id] = None
         elif pod.node_name is not None and pod.node_name == known.node_name:
             # Most changes are of bound pods and move no index.
@@ -174,7 +186,7 @@ class Tables:
 
     def _unindex_pod(self, id: str) -> None:
         pod = self.pods.pop(id)
-        del self._ids_by_name[pod.name]
+        del self._by_name[pod.name]
         self.unplaced_ids.pop(id, None)
         _discard(self._ids_by_deployment, pod.deployment_name, id)
         if pod.node_name is not None:

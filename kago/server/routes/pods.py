@@ -1,6 +1,6 @@
 """/pods: what runs, or should."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from sanic import Blueprint, HTTPResponse, Request
 
@@ -9,7 +9,7 @@ from kago.core.state.changes import Thing
 from kago.core.state.commands import DeletePod
 from kago.server.answers import make_readable, read_many, read_one, thing_answer
 from kago.server.problems import not_found
-from kago.server.requests import parameter, require_match, selected
+from kago.server.requests import everything, parameter, require_match, selected
 from kago.server.routes.writes import delete_missing, write
 from kago.server.store import Store
 
@@ -21,8 +21,9 @@ def blueprint(store: Store) -> Blueprint:
     async def list_all(request: Request) -> HTTPResponse | None:
         wanted, node, deployment = selected(request), parameter(request, "node_name"), parameter(request, "deployment_name")
 
-        def found() -> list[Thing]:
-            return [pod for pod in _candidates(store, node, deployment) if wanted(pod)]
+        def found() -> Sequence[Thing]:
+            candidates = _candidates(store, node, deployment)
+            return candidates if wanted is everything else [pod for pod in candidates if wanted(pod)]
 
         return await read_many(store, request, "pods", found)
 
@@ -43,13 +44,13 @@ def blueprint(store: Store) -> Blueprint:
     return routes
 
 
-def _candidates(store: Store, node: str | None, deployment: str | None) -> Iterable[Pod]:
+def _candidates(store: Store, node: str | None, deployment: str | None) -> list[Pod]:
     """Sorted by name; only those of one node or deployment where that is asked for."""
     if node:
         return store.tables.pods_of_node(node)
     if deployment:
         return store.tables.pods_of_deployment(deployment)
-    return sorted(store.tables.pods.values(), key=lambda pod: pod.name)
+    return store.tables.pods_by_name()
 
 
 def _find(store: Store, name: str) -> Pod:

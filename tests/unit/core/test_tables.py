@@ -34,8 +34,14 @@ def tables_of(*pods: Pod) -> Tables:
 
 def test_pods_are_found_and_sorted_by_name() -> None:
     tables = tables_of(pod(3), pod(1, node="n1"), pod(2, deployment="api"), pod(4, node="n1"))
+    assert [each.id for each in tables.pods_by_name()] == ["id-00002", "id-00001", "id-00003", "id-00004"]
     assert [each.id for each in tables.pods_of_deployment("web")] == ["id-00001", "id-00003", "id-00004"]
     assert [each.id for each in tables.pods_of_node("n1")] == ["id-00001", "id-00004"]
+    tables.absorb(1, [Put(pod(0))])
+    copy = tables.copy()
+    assert [each.name for each in copy.pods_by_name()] == ["api-00002", "web-00000", "web-00001", "web-00003", "web-00004"]
+    tables.absorb(1, [Removed(pod(0))])
+    assert [each.name for each in tables.pods_by_name()] == ["api-00002", "web-00001", "web-00003", "web-00004"]
     tables.absorb(2, [Put(replace(pod(4, node="n1"), desired=Desired.STOPPED))])
     assert [each.id for each in tables.live_pods("web")] == ["id-00003", "id-00001"]
     assert list(tables.unplaced_ids) == ["id-00003", "id-00002"]
@@ -48,6 +54,7 @@ def test_nothing_is_left_of_what_was_removed() -> None:
     tables = tables_of(pod(1), pod(2, node="n1"))
     tables.absorb(1, [Put(a_node("n1"))])
     tables.absorb(2, [Removed(pod(1)), Removed(pod(2, node="n1")), Removed(a_node("n1"))])
+    assert tables.pods_by_name() == []
     empty = Tables()
     empty.index = 2
     assert {name: value for name, value in vars(tables).items() if value} == {name: value for name, value in vars(empty).items() if value}
