@@ -24,6 +24,8 @@ _TO_LOOP_S = 0.0006
 """Average duration of a sync above which it leaves the event loop, and below which it comes back."""
 _WEIGHT = 0.1
 _GRACE_S = 0.001
+_BEATS_S = 1.0
+"""A leader whose sync takes longer than this falls silent: its disk may never answer again, and another one must lead."""
 
 
 class Driver:
@@ -65,11 +67,18 @@ class Driver:
             if self._threaded:
                 self._syncing = self._loop.run_in_executor(self._thread, self._timed_sync)
                 self._syncing.add_done_callback(self._synced)
+                self._beat(self._syncing, self._clock.monotonic() + _BEATS_S)
                 return
             began = self._clock.monotonic()
             replica.sync_or_halt()
             self._measured(self._clock.monotonic() - began)
         self._finish()
+
+    def _beat(self, sync: "asyncio.Future[float]", until: float) -> None:
+        """A sync may take longer than the others wait for their leader: its signs of life go on meanwhile."""
+        now = self._clock.monotonic()
+        if self._syncing is sync and not self._stopped and now < until and (due := self._replica.outbox.beat(now)) < until:
+            self._loop.call_later(due - now + _GRACE_S, self._beat, sync, until)
 
     def _timed_sync(self) -> float:
         began = self._clock.monotonic()

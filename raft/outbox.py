@@ -38,6 +38,16 @@ class Outbox:
             self._held = [item for item in self._held if type(item[1]) is not AppendEntries]
             self._send(early)
 
+    def beat(self, now: float) -> float:
+        """While the journal is being synced, which holds up every step: a leader's sign of life, if it is due; when to call this again."""
+        engine = self._guard.engine
+        if not engine.is_leader:
+            return float("inf")
+        if now >= engine.heartbeat_due:
+            engine.send_log()
+            self.send_log()
+        return engine.heartbeat_due
+
     def flush(self) -> None:
         held, self._held = self._held, []
         self._send(held)

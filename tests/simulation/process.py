@@ -63,6 +63,7 @@ class Process:
         self._transfer_bytes = pace.transfer_bytes
         self._sync_s = pace.sync_s
         self._syncing = False
+        self._syncs = 0
         self._chance = world.random(f"process/{self.name}")
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake_at: float | None = None
@@ -214,7 +215,15 @@ class Process:
             replica.flush()
             return
         self._syncing, life = True, self.life
+        self._syncs += 1
         self._world.after(self._chance.uniform(0.1, 1.0) * self._sync_s, lambda: self._synced(life))
+        self._beat(life, self._syncs)
+
+    def _beat(self, life: int, sync: int) -> None:
+        if life == self.life and self.alive and not self.paused and self._syncing and sync == self._syncs:
+            due = self._replica().outbox.beat(self._world.now)
+            if due < float("inf"):
+                self._world.at(due, lambda: self._beat(life, sync))
 
     def _synced(self, life: int) -> None:
         if life != self.life or not self.alive:

@@ -1,8 +1,11 @@
-"""The driver's steps: who asks for one while the journal is synced on a thread gets it as soon as that is over."""
+"""The driver's steps: who asks for one while the journal is synced on a thread gets it as soon as that is over, and a leader goes on saying
+that it leads."""
 
 import asyncio
 import threading
 from typing import Any
+
+import pytest
 
 from kago.clock import SystemClock
 from raft.driver import Driver
@@ -18,8 +21,9 @@ class SlowDisk:
         self.on_wake: Any = None
         self.quiesce: Any = None
         self.dirty = True
-        self.works = 0
+        self.works = self.beats = 0
         self.on_disk = threading.Event()
+        self.outbox = self
 
     def work(self) -> None:
         self.works += 1
@@ -32,6 +36,10 @@ class SlowDisk:
 
     def deadline(self) -> float:
         return float("inf")
+
+    def beat(self, now: float) -> float:
+        self.beats += 1
+        return now + 0.01
 
 
 def test_what_comes_during_a_slow_sync_is_not_left_waiting() -> None:
@@ -69,6 +77,44 @@ def test_who_comes_a_round_later_shares_the_step() -> None:
         return replica.works
 
     assert asyncio.run(scenario()) == 1
+
+
+def test_signs_of_life_go_on_during_a_slow_sync_and_end_with_it() -> None:
+    async def scenario() -> None:
+        replica = SlowDisk()
+        driver = Driver(replica, SystemClock())  # type: ignore[arg-type]
+        driver._threaded = True
+        driver.wake()
+        async with asyncio.timeout(5.0):
+            while replica.beats < 4:
+                await asyncio.sleep(0.001)
+        replica.on_disk.set()
+        async with asyncio.timeout(5.0):
+            while replica.dirty:
+                await asyncio.sleep(0.001)
+        beats = replica.beats
+        await asyncio.sleep(0.1)
+        assert replica.beats == beats
+        await driver.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_leader_whose_disk_does_not_answer_falls_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raft.driver._BEATS_S", 0.05)
+
+    async def scenario() -> int:
+        replica = SlowDisk()
+        driver = Driver(replica, SystemClock())  # type: ignore[arg-type]
+        driver._threaded = True
+        driver.wake()
+        await asyncio.sleep(0.3)
+        beats = replica.beats
+        replica.on_disk.set()
+        await driver.stop()
+        return beats
+
+    assert 1 <= asyncio.run(scenario()) <= 6
 
 
 async def _rounds(count: int) -> None:
