@@ -55,6 +55,19 @@ def test_what_a_leader_sent_and_could_not_write_itself_is_acknowledged_by_nobody
     cluster.until(lambda: all(cluster.machines[follower].entries == [b"x"] for follower in followers))
 
 
+def test_a_leader_gives_signs_of_life_in_the_midst_of_a_sync_and_says_nothing_else() -> None:
+    cluster = settled()
+    leader, (follower, _) = cluster.leader(), cluster.followers()
+    cluster.propose(leader, b"x")
+    replica = cluster.replicas[leader]
+    replica.work()
+    assert replica.dirty and left(cluster, leader) and left(cluster, follower)
+    due, now = replica.engine.heartbeat_due, cluster.clock.monotonic()
+    assert replica.outbox.beat(now) == due and left(cluster, leader) == set()
+    assert replica.outbox.beat(due) > now and left(cluster, leader) == {AppendEntries}
+    assert cluster.replicas[follower].outbox.beat(due) == float("inf") and left(cluster, follower) == set()
+
+
 def test_no_entries_leave_early_in_a_term_that_is_not_durable() -> None:
     cluster = settled()
     leader = cluster.leader()
@@ -127,3 +140,29 @@ def test_a_follower_makes_entries_durable_and_says_so_before_it_applies_earlier_
         behind.step()
         assert left(cluster, follower) == {Ack} and machine.entries == applied
         assert behind.engine.unapplied == 0 or behind.deadline() <= cluster.clock.now
+
+
+def test_an_answer_that_confirms_what_is_committed_waits_for_the_next_step() -> None:
+    cluster = settled()
+    leader, (one, other) = cluster.leader(), cluster.followers()
+    replica, woken = cluster.replicas[leader], list[str]()
+    replica.on_wake = lambda: woken.append(leader)
+    cluster.propose(leader, b"x")
+    replica.step()
+    deliver(cluster)
+    woken.clear()
+    for follower, wakes in ((one, True), (other, False)):
+        cluster.replicas[follower].step()
+        deliver(cluster)
+        assert bool(woken) is wakes
+        replica.step()
+        woken.clear()
+        assert cluster.machines[leader].entries == [b"x"]
+    assert replica.engine.match_index(other) == replica.engine.last_index
+    replica.read(float("inf"), lambda outcome: None)
+    replica.step()
+    woken.clear()
+    deliver(cluster)
+    cluster.replicas[one].step()
+    deliver(cluster)
+    assert woken, "a reader waits for this answer"
