@@ -63,7 +63,6 @@ class Process:
         self._transfer_bytes = pace.transfer_bytes
         self._sync_s = pace.sync_s
         self._syncing = False
-        self._syncs = 0
         self._chance = world.random(f"process/{self.name}")
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake_at: float | None = None
@@ -215,15 +214,13 @@ class Process:
             replica.flush()
             return
         self._syncing, life = True, self.life
-        self._syncs += 1
-        self._world.after(self._chance.uniform(0.1, 1.0) * self._sync_s, lambda: self._synced(life))
-        self._beat(life, self._syncs)
+        ends = self._world.now + self._chance.uniform(0.1, 1.0) * self._sync_s
+        self._world.at(ends, lambda: self._synced(life))
+        self._beat(life, ends)
 
-    def _beat(self, life: int, sync: int) -> None:
-        if life == self.life and self.alive and not self.paused and self._syncing and sync == self._syncs:
-            due = self._replica().outbox.beat(self._world.now)
-            if due < float("inf"):
-                self._world.at(due, lambda: self._beat(life, sync))
+    def _beat(self, life: int, until: float) -> None:
+        if life == self.life and self.alive and not self.paused and (due := self._replica().outbox.beat(self._world.now)) < until:
+            self._world.at(due, lambda: self._beat(life, until))
 
     def _synced(self, life: int) -> None:
         if life != self.life or not self.alive:
@@ -291,14 +288,8 @@ class Process:
         config = structs.replace(self._config, rejoin=self.rejoin)
         try:
             self.replica = Replica(
-                config,
-                machine,
-                disk=self.disk,
-                wire=self.wire,
-                clock=world,
-                random=world.random(f"raft/{self.name}/{self.life}"),
-                executor=Executor(self, world, self.snapshot_s),
-                on_fatal=self._halts,
+                config, machine, disk=self.disk, wire=self.wire, clock=world, random=world.random(f"raft/{self.name}/{self.life}"),
+                executor=Executor(self, world, self.snapshot_s), on_fatal=self._halts,
             )
             self.replica.serializer._transfer_bytes = self._transfer_bytes  # no setting of the replica, and there should be none
             self.replica.on_role = self._role_changed
