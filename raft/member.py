@@ -26,7 +26,7 @@ from raft.guard import Guard
 from raft.handover import HandOver
 from raft.identity import IDENTITY_USED, REMOVED, Identity
 from raft.journal import Journal
-from raft.membership import Membership, check_config
+from raft.membership import Membership
 from raft.messages import Malformed, Relayed, Told, decode
 from raft.outbox import Outbox
 from raft.pipeline import NEVER
@@ -57,7 +57,7 @@ class Member:
         executor: Any = None,
         on_fatal: Callable[[LogError], None] | None = None,
     ) -> None:
-        check_config(config)
+        _check(config)
         self.on_message: Callable[[str, bytes], None] | None = None
         self.on_role: Callable[[LogStatus], None] | None = None
         self.on_wake: Callable[[], None] = _nothing
@@ -66,8 +66,6 @@ class Member:
         self._halted: LogError | None = None
         self.outbox = Outbox()
         self._inbox: deque[tuple[str, bytes]] = deque()
-        self._waited_for = False
-        """Whether something in the inbox is."""
         self._told: deque[tuple[str, bytes]] = deque()
         self._promised = clock.monotonic()
         self._worked_at = NEVER
@@ -189,10 +187,7 @@ class Member:
 
     def received(self, peer: str, frame: bytes) -> None:
         self._inbox.append((peer, frame))
-        busy = self.reads.pending or self.changes.pending or self.hand_over.pending
-        if busy or not self.guard.pipeline.confirms_nothing(peer, frame):
-            self._waited_for = True
-            self.on_wake()
+        self.on_wake()
 
     def handshake_refused(self, peer: str, reason: str) -> None:
         if (peer, reason) not in self._refusals:
@@ -243,7 +238,6 @@ class Member:
                 self.router.woke(now)
             self._promised = now
             self._worked_at = now
-            self._waited_for = False
             while self._inbox:
                 self._deliver(*self._inbox.popleft())
             self.compaction.step(self.engine, now)
@@ -319,7 +313,7 @@ class Member:
             return float("inf")
         now, engine = self._clock.monotonic(), self.engine
         if (
-            self._waited_for
+            self._inbox
             or self.outbox
             or self._told
             or engine.unapplied > 0
@@ -393,6 +387,13 @@ class Member:
             self._role_seen = seen
             if self.on_role is not None:
                 self.on_role(self.status())
+
+
+def _check(config: RaftConfig) -> None:
+    if len(set(config.members)) != len(config.members):
+        raise StartRefused(f"a peer is named twice in {', '.join(config.members)}")
+    if not 3 * config.heartbeat_s < config.election_min_s < config.election_max_s:
+        raise StartRefused("the election timeout must be longer than three heartbeats, and its maximum longer than its minimum")
 
 
 def _nothing() -> None:

@@ -196,16 +196,8 @@ def _decoded(command: bytes, index: int) -> Configuration:
         raise Corrupt(f"log entry {index}: {error}") from error
 
 
-def check_config(config: RaftConfig) -> None:
-    """StartRefused for members or times with which no replica can be."""
-    if len(set(config.members)) != len(config.members):
-        raise StartRefused(f"a peer is named twice in {', '.join(config.members)}")
-    if not 3 * config.heartbeat_s < config.election_min_s < config.election_max_s:
-        raise StartRefused("the election timeout must be longer than three heartbeats, and its maximum longer than its minimum")
-
-
 def _nothing() -> None:
     """Nobody is to be told."""
 
 
-__all__ = ["Membership", "Seat", "check_config"]
+__all__ = ["Membership", "Seat"]

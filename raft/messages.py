@@ -218,17 +218,6 @@ def decode(frame: bytes) -> Message:
         raise Malformed(str(error)) from error
 
 
-_ack_decoder = msgspec.msgpack.Decoder(Ack)
-
-
-def decode_ack(frame: bytes) -> Ack | None:
-    """The answer in `frame`; None if it is anything else."""
-    try:
-        return _ack_decoder.decode(frame)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-
-
 class Batch(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One log entry: several proposals, so that one write to disk and one round trip carry them all."""
 
@@ -280,7 +269,6 @@ __all__ = [
     "Told",
     "Vote",
     "decode",
-    "decode_ack",
     "decode_batch",
     "encode",
     "encode_batch",

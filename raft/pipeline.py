@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from raft.contract import RaftConfig
 from raft.engine import Engine
 from raft.membership import Membership
-from raft.messages import MAX_APPEND_BYTES, Ack, AppendEntries, Heartbeat, LogEntry, Message, SnapshotChunk, decode_ack
+from raft.messages import MAX_APPEND_BYTES, Ack, AppendEntries, Heartbeat, LogEntry, Message, SnapshotChunk
 
 WINDOW_BYTES = 4 * 1024 * 1024
 """Bytes on their way to one peer before the next batch waits for an answer; a slow peer holds no memory beyond it."""
@@ -235,17 +235,6 @@ class Pipeline:
         if silent:
             state.out_seq += 1
             self.emit(peer, Heartbeat(term=self.engine.term, seq=state.out_seq))
-
-    def confirms_nothing(self, peer: str, frame: bytes) -> bool:
-        """Whether it is an answer to this leader that moves nothing on: all that it confirms is committed, and nothing waits for room."""
-        engine = self.engine
-        message = decode_ack(frame) if engine.is_leader else None
-        return (
-            message is not None
-            and (message.term, message.reset, message.success, message.learner) == (engine.term, False, True, False)
-            and message.next_index <= engine.commit_index + 1
-            and not (peer in self.peers and self.peers[peer].blocked)
-        )
 
     def on_ack(self, peer: str, message: Ack) -> None:
         engine = self.engine

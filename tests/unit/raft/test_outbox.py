@@ -140,29 +140,3 @@ def test_a_follower_makes_entries_durable_and_says_so_before_it_applies_earlier_
         behind.step()
         assert left(cluster, follower) == {Ack} and machine.entries == applied
         assert behind.engine.unapplied == 0 or behind.deadline() <= cluster.clock.now
-
-
-def test_an_answer_that_confirms_what_is_committed_waits_for_the_next_step() -> None:
-    cluster = settled()
-    leader, (one, other) = cluster.leader(), cluster.followers()
-    replica, woken = cluster.replicas[leader], list[str]()
-    replica.on_wake = lambda: woken.append(leader)
-    cluster.propose(leader, b"x")
-    replica.step()
-    deliver(cluster)
-    woken.clear()
-    for follower, wakes in ((one, True), (other, False)):
-        cluster.replicas[follower].step()
-        deliver(cluster)
-        assert bool(woken) is wakes
-        replica.step()
-        woken.clear()
-        assert cluster.machines[leader].entries == [b"x"]
-    assert replica.engine.match_index(other) == replica.engine.last_index
-    replica.read(float("inf"), lambda outcome: None)
-    replica.step()
-    woken.clear()
-    deliver(cluster)
-    cluster.replicas[one].step()
-    deliver(cluster)
-    assert woken, "a reader waits for this answer"
