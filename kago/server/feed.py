@@ -228,12 +228,10 @@ class Feed:
                     del self._of_node[topic]
 
     def _tell(self, index: int, change: Change) -> None:
-        if isinstance(change, Put):
-            thing = change.after
-        else:
-            self._encodings.forget(thing := change.before)
+        if not isinstance(change, Put):
+            self._encodings.forget(change.before)
         lines: dict[bool, bytes] = {}
-        topics = topics_of(thing)
+        topics = topics_of(thing := _newest(change))
         if topics:
             self._changed[topics[0]] = index
         if isinstance(thing, Pod):

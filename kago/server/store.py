@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable
 
 from kago.clock import Clock
-from kago.core.model.cluster import Cluster
 from kago.core.state.changes import Change, Thing
 from kago.core.state.commands import AnyCommand, ClaimLeadership, RaiseSchema
 from kago.core.state.machine import Machine, TooNew, decode_reply, encode_entry
@@ -51,8 +50,6 @@ class Store:
         self.machine.on_changes = self._changed
         self.machine.on_restored = self._restored
         self._log: ReplicatedLog | None = None
-        self._cluster: Cluster | None = None
-        """For which the log was last told the level it must have."""
         self._recent: tuple[float, LogStatus] | None = None
 
     def open(self, log: ReplicatedLog) -> None:
@@ -131,9 +128,8 @@ class Store:
 
     def _changed(self, index: int, changes: tuple[Change, ...]) -> None:
         self.feed.publish(index, changes)
-        if self._log is not None and self.tables.cluster is not self._cluster:
-            self._cluster = self.tables.cluster
-            self._log.require_level(self._cluster.schema_version)
+        if self._log is not None:
+            self._log.require_level(self.tables.cluster.schema_version)
         for listener in self.listeners:
             listener(index, changes)
 

@@ -44,10 +44,7 @@ class SlowDisk:
 
 def test_what_comes_during_a_slow_sync_is_not_left_waiting() -> None:
     async def scenario() -> int:
-        replica = SlowDisk()
-        driver = Driver(replica, SystemClock())  # type: ignore[arg-type]
-        driver._threaded = True
-        driver.wake()
+        replica, driver = _on_a_thread()
         await _rounds(ROUNDS)
         assert replica.works == 1
         driver.wake()
@@ -81,10 +78,7 @@ def test_who_comes_a_round_later_shares_the_step() -> None:
 
 def test_signs_of_life_go_on_during_a_slow_sync_and_end_with_it() -> None:
     async def scenario() -> None:
-        replica = SlowDisk()
-        driver = Driver(replica, SystemClock())  # type: ignore[arg-type]
-        driver._threaded = True
-        driver.wake()
+        replica, driver = _on_a_thread()
         async with asyncio.timeout(5.0):
             while replica.beats < 4:
                 await asyncio.sleep(0.001)
@@ -104,10 +98,7 @@ def test_a_leader_whose_disk_does_not_answer_falls_silent(monkeypatch: pytest.Mo
     monkeypatch.setattr("raft.driver._BEATS_S", 0.05)
 
     async def scenario() -> int:
-        replica = SlowDisk()
-        driver = Driver(replica, SystemClock())  # type: ignore[arg-type]
-        driver._threaded = True
-        driver.wake()
+        replica, driver = _on_a_thread()
         await asyncio.sleep(0.3)
         beats = replica.beats
         replica.on_disk.set()
@@ -115,6 +106,15 @@ def test_a_leader_whose_disk_does_not_answer_falls_silent(monkeypatch: pytest.Mo
         return beats
 
     assert 1 <= asyncio.run(scenario()) <= 6
+
+
+def _on_a_thread() -> tuple[SlowDisk, Driver]:
+    """A slow disk and its driver, which syncs on a thread and is asked for a step."""
+    replica = SlowDisk()
+    driver = Driver(replica, SystemClock())  # type: ignore[arg-type]
+    driver._threaded = True
+    driver.wake()
+    return replica, driver
 
 
 async def _rounds(count: int) -> None:
