@@ -49,11 +49,16 @@ class Guard:
         self.leader_seen = NEVER
         self.leader_gone = False
         """The leader's end of the connection was closed, as a killed process does: a reason to ask around, never to vote."""
+        self._spoke_in = -1
+        """The term in which it was."""
+        self.on_leader_again: Callable[[float, float], None]
+        """Called where a leader is heard again in the same term, with when it was last heard and with the time."""
         self.leader_commit = 0
         """The leader's commit index when it was last heard."""
         self._voters: set[str] = set()
         self._voters_term = 0
         self._answering = 0
+        """The `seq` of the message being heard; 0: its sender wants no answer."""
         self._acknowledged = False
         self._incoming = ("", 0, 0)
         self.engine: Engine
@@ -65,10 +70,10 @@ class Guard:
     def on(self, repair: str) -> bool:
         return repair not in self.config.ablate
 
-    def leader_is_fresh(self) -> bool:
+    def leader_is_fresh(self, *, patience_s: float = 0.0) -> bool:
         if self.engine.is_leader:
             return True
-        return not self.leader_gone and self.clock.monotonic() - self.leader_seen < self.config.election_min_s
+        return not self.leader_gone and self.clock.monotonic() - self.leader_seen < self.config.election_min_s + patience_s
 
     def outgoing(self, peer: str, message: dict[str, Any]) -> None:
         """PySyncObj's own messages, as ours."""
@@ -94,9 +99,11 @@ class Guard:
 
     def _acknowledge(self, peer: str, next_index: int, *, reset: bool, success: bool) -> None:
         self._acknowledged = True
-        self.emit(
-            peer, Ack(term=self.engine.term, seq=self._answering, next_index=next_index, reset=reset, success=success, learner=self.learner)
-        )
+        if self._answering:
+            answer = Ack(
+                term=self.engine.term, seq=self._answering, next_index=next_index, reset=reset, success=success, learner=self.learner
+            )
+            self.emit(peer, answer)
 
     # -- incoming: followers ---------------------------------------------------------------------------------------
 
@@ -108,8 +115,11 @@ class Guard:
             self.emit(peer, HigherTerm(term=self.engine.term))
         return True
 
-    def _leader_spoke(self) -> None:
-        self.leader_seen = self.clock.monotonic()
+    def _leader_spoke(self, term: int) -> None:
+        now = self.clock.monotonic()
+        if term == self._spoke_in and not self.leader_gone:
+            self.on_leader_again(self.leader_seen, now)
+        self.leader_seen, self._spoke_in = now, term
         self.leader_gone = False
 
     def _heartbeat(self, peer: str, term: int, commit: int) -> None:
@@ -134,7 +144,7 @@ class Guard:
     def on_heartbeat(self, peer: str, message: Heartbeat) -> None:
         if self._stale(peer, message.term):
             return
-        self._leader_spoke()
+        self._leader_spoke(message.term)
         self._answering = message.seq
         self._heartbeat(peer, message.term, self.engine.commit_index)
         self._acknowledge(peer, self.engine.last_index + 1, reset=False, success=False)
@@ -143,7 +153,7 @@ class Guard:
         _check_entries(message)
         if self._stale(peer, message.term):
             return
-        self._leader_spoke()
+        self._leader_spoke(message.term)
         self._answering = message.seq
         engine = self.engine
         self.leader_commit = message.commit
@@ -191,7 +201,7 @@ class Guard:
     def on_snapshot(self, peer: str, message: SnapshotChunk) -> None:
         if self._stale(peer, message.term):
             return
-        self._leader_spoke()
+        self._leader_spoke(message.term)
         self._answering = message.seq
         engine = self.engine
         have = max(engine.commit_index, engine.applied_index)

@@ -43,7 +43,7 @@ class Malformed(ValueError):
 class AppendEntries(Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True, tag=1):
     term: Count
     seq: Count
-    """Counts the leader's messages to this peer; the answer echoes it."""
+    """Counts the leader's messages to this peer; the answer echoes it. 0: no answer is wanted, for it would say nothing new."""
     commit: Count
     prev_index: Count
     prev_term: Count

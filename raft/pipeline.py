@@ -34,6 +34,7 @@ class Peer:
     __slots__ = (
         "acked_seq",
         "answered_at",
+        "asks",
         "awaits",
         "blocked",
         "connected",
@@ -54,6 +55,8 @@ class Peer:
         self.heard_at = NEVER
         self.answered_at = NEVER
         """When it last confirmed, in its leader's term, that it had heard this member lead."""
+        self.asks = True
+        """The next message wants an answer even if it carries nothing; every other one does (`AppendEntries.seq`)."""
         self.connected = False
         self.learner = False
         self.awaits = 0
@@ -110,7 +113,7 @@ class Pipeline:
 
     def connected(self, peer: str) -> None:
         state = self.peers[peer]
-        state.connected = True
+        state.connected = state.asks = True
         state.forget_flight()
         self.transmission.cancelTransmisstion(peer)
         self.engine.set_connected(peer, True)
@@ -179,12 +182,15 @@ class Pipeline:
                     state.blocked = True
                     if not silent:
                         break
-            state.out_seq += 1
+            # The answer to a heartbeat, or to news of the commit index, wakes a leader that mostly learns nothing from it.
+            unasked = not entries and not state.asks and engine.match_index(peer) >= index - 1
+            state.asks = unasked
+            state.out_seq += not unasked
             self.emit(
                 peer,
                 AppendEntries(
                     term=engine.term,
-                    seq=state.out_seq,
+                    seq=0 if unasked else state.out_seq,
                     commit=engine.commit_index,
                     prev_index=index - 1,
                     prev_term=engine.term_at(index - 1),

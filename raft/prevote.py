@@ -18,9 +18,28 @@ _YIELD_S = 0.12
 """After a yes, leave the other this long to win."""
 _PUNCTUAL_S = 0.05
 """Late by no more than this is not late."""
-_FORGIVEN_S = 10.0
-"""After so long lateness counts half."""
 _MAX_PATIENCE_S = 2.0
+_FORGIVEN_S = 10.0
+"""After so long a member's own lateness counts half."""
+_MAX_LENIENCE_S = 0.5
+_RELIED_ON_S = 60.0
+"""The same of its leader's: a busy one is late now and then, for as long as it is busy."""
+
+
+class _Patience:
+    """How much longer than usual a leader may be silent: twice as long as somebody was late, forgotten by halves."""
+
+    def __init__(self, *, most_s: float, half_s: float) -> None:
+        self._most_s, self._half_s = most_s, half_s
+        self._learnt_s, self._learnt_at = 0.0, NEVER
+
+    def learn(self, late_s: float, now: float) -> None:
+        patience_s = min(2 * (late_s - _PUNCTUAL_S), self._most_s)
+        if patience_s > 0 and patience_s > self.at(now):
+            self._learnt_s, self._learnt_at = patience_s, now
+
+    def at(self, now: float) -> float:
+        return float(self._learnt_s * 0.5 ** ((now - self._learnt_at) / self._half_s)) if self._learnt_s else 0.0
 
 
 class PreVotes:
@@ -33,22 +52,30 @@ class PreVotes:
         self._started_at = NEVER
         self._ask_at = NEVER
         self._won = False
-        self._patience_s, self._patient_at = 0.0, NEVER
+        self._own = _Patience(most_s=_MAX_PATIENCE_S, half_s=_FORGIVEN_S)
+        self._leaders = _Patience(most_s=_MAX_LENIENCE_S, half_s=_RELIED_ON_S)
+        self._woke_at = NEVER
+        """When it was late itself: what was not heard until then may have been said."""
+        guard.on_leader_again = self.leader_spoke_again
 
     def was_late(self, late_s: float, now: float) -> bool:
         """This step came so much too late. Whether that was a stall: it says nothing about the leader, which has another chance."""
         guard = self._guard
-        patience_s = min(2 * (late_s - _PUNCTUAL_S), _MAX_PATIENCE_S)
-        if patience_s > self.patience_s(now):
-            self._patience_s, self._patient_at = patience_s, now
+        if late_s > _PUNCTUAL_S:
+            self._woke_at = now
+        self._own.learn(late_s, now)
         stalled = late_s > 0.5 * guard.config.election_min_s
         if stalled and not guard.engine.is_leader:
             guard.engine.postpone_election()
         return stalled
 
+    def leader_spoke_again(self, silent_since: float, now: float) -> None:
+        """A leader that had to wait for a processor will have to wait again, and to elect one would only be more to do."""
+        self._leaders.learn(now - max(silent_since, self._woke_at) - self._guard.config.heartbeat_s, now)
+
     def patience_s(self, now: float) -> float:
-        """How much longer than usual a leader may be silent: one that is late itself, as all are on a busy machine, hears late as well."""
-        return float(self._patience_s * 0.5 ** ((now - self._patient_at) / _FORGIVEN_S)) if self._patience_s else 0.0
+        """How much longer than usual a leader may be silent. One that is late itself, as all are on a busy machine, hears late as well."""
+        return max(self._own.at(now), self._leaders.at(now))
 
     @property
     def due(self) -> float:
@@ -102,9 +129,9 @@ class PreVotes:
             guard.emit(peer, HigherTerm(term=engine.term))
             return
         theirs, ours = (message.last_term, message.last_index), (engine.last_term, engine.last_index)
-        if guard.learner or guard.leader_is_fresh() or theirs < ours:
-            return
         now = guard.clock.monotonic()
+        if guard.learner or guard.leader_is_fresh(patience_s=self._leaders.at(now)) or theirs < ours:
+            return
         if theirs == ours and now - self._started_at < _ROUND_S and guard.config.me < peer:
             return  # Both ask at once: the lower id goes first, so that the votes are not split.
         self._granted, self._won = set(), False

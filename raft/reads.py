@@ -77,7 +77,9 @@ class Reads:
         self.check_echoes()
         if self._confirming is not None or not engine.leads_own_term or not (self._waiting or self._askers):
             return False
-        wanted = {peer: state.out_seq + 1 for peer, state in guard.peers.items()}
+        wanted: dict[str, int] = {}
+        for peer, state in guard.peers.items():
+            wanted[peer], state.asks = state.out_seq + 1, True
         self._confirming = _Round(engine.term, engine.commit_index, wanted, self._waiting, self._askers)
         self._waiting, self._askers = [], []
         self.check_echoes()

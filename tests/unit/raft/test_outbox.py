@@ -1,5 +1,6 @@
 """What leaves a member before its journal is synced, and what does not."""
 
+from raft.contract import Role
 from raft.errors import LogHalted
 from raft.messages import Ack, AppendEntries, decode
 from raft.pipeline import NEWS_WAITS_S
@@ -106,9 +107,35 @@ def test_a_commit_index_alone_waits_a_moment_for_entries_that_it_can_go_with() -
     assert left(cluster, leader) == {AppendEntries}
     deliver(cluster)
     for follower in followers:
+        left(cluster, follower)
         cluster.replicas[follower].step()
-        assert cluster.machines[follower].entries == [b"x"]
+        assert cluster.machines[follower].entries == [b"x"] and not left(cluster, follower)
     assert replica.deadline() > cluster.clock.now + NEWS_WAITS_S
+
+
+def test_followers_with_nothing_new_to_say_answer_every_other_heartbeat() -> None:
+    cluster = settled()
+    leader, followers = cluster.leader(), cluster.followers()
+    for member in cluster.members:
+        cluster.wires[member].sent.clear()
+    cluster.run(2.0)
+    asked = {member: [type(decode(frame)) for _, frame in cluster.wires[member].sent] for member in cluster.members}
+    beats = asked[leader].count(AppendEntries) // 2
+    assert beats >= 20
+    for follower in followers:
+        assert abs(2 * asked[follower].count(Ack) - beats) <= 2
+    assert cluster.replicas[leader].status().role is Role.LEADER
+
+
+def test_a_read_is_answered_at_once_whether_or_not_the_next_heartbeat_wanted_an_answer() -> None:
+    cluster = settled()
+    leader = cluster.leader()
+    for heartbeats in (0, 1, 2, 3):
+        for _ in range(heartbeats):
+            cluster.run(cluster.replicas[leader].engine.heartbeat_due - cluster.clock.now + 0.01)
+        told = cluster.read(leader).told
+        cluster.run(0.02)
+        assert len(told) == 1 and isinstance(told[0], int)
 
 
 def test_who_waits_for_what_it_proposed_hears_at_once_that_it_is_committed_and_nobody_else() -> None:

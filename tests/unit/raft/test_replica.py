@@ -309,34 +309,6 @@ def test_the_memory_log_keeps_the_same_contract() -> None:
     asyncio.run(story())
 
 
-def test_an_election_is_not_started_by_ones_own_stall() -> None:
-    cluster = Cluster()
-    leader = cluster.leader()
-    follower = cluster.followers()[0]
-    sleeper = cluster.replicas.pop(follower)
-    cluster.run(3.0)
-    cluster.replicas[follower] = sleeper
-    term = cluster.replicas[leader].engine.term
-    cluster.run(1.0)
-    assert cluster.leader() == leader and cluster.replicas[leader].engine.term == term
-
-
-def test_who_is_late_itself_is_patient_with_the_leader_for_a_while() -> None:
-    cluster = Cluster()
-    follower = cluster.replicas[cluster.followers()[0]]
-    prevotes, now = follower.prevotes, cluster.clock.now
-    assert prevotes.patience_s(now) == 0.0
-    prevotes.was_late(0.04, now)
-    assert prevotes.patience_s(now) == 0.0, "nobody is ever quite on time"
-    prevotes.was_late(0.35, now)
-    assert prevotes.patience_s(now) == pytest.approx(0.6)
-    prevotes.was_late(0.1, now + 1)
-    assert 0.5 < prevotes.patience_s(now + 1) < 0.6, "the worst of late counts"
-    assert prevotes.patience_s(now + 60) < 0.02
-    prevotes.was_late(100.0, now)
-    assert prevotes.patience_s(now) == 2.0
-
-
 def test_status_tells_who_leads_and_who_is_down() -> None:
     cluster = Cluster()
     leader = cluster.leader()
