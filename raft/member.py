@@ -60,12 +60,13 @@ class Member:
         _check(config)
         self.on_message: Callable[[str, bytes], None] | None = None
         self.on_role: Callable[[LogStatus], None] | None = None
-        self.on_wake: Callable[[], None] = _nothing
+        self.on_wake: Callable[[], None] = lambda: None
         """Called when there is something to do before `deadline`."""
         self._wire, self._clock, self._random, self._on_fatal = wire, clock, random, on_fatal
         self._halted: LogError | None = None
         self.outbox = Outbox()
-        self._inbox: deque[tuple[str, bytes]] = deque()
+        self._inbox: deque[tuple[str, bytes | None]] = deque()
+        """Frames; None where the peer's end closed the connection."""
         self._told: deque[tuple[str, bytes]] = deque()
         self._promised = clock.monotonic()
         self._worked_at = NEVER
@@ -181,8 +182,8 @@ class Member:
     def disconnected(self, peer: str, *, by_peer: bool) -> None:
         if self._halted is None:
             self.router.disconnected(peer, self._clock.monotonic())
-            if by_peer and peer == self.engine.leader:
-                self.prevotes.leader_closed()
+            if by_peer:
+                self._inbox.append((peer, None))  # behind what it said before: heard afterwards, that would deny it
             self.on_wake()
 
     def received(self, peer: str, frame: bytes) -> None:
@@ -330,8 +331,11 @@ class Member:
             due = min(due, self._worked_at + _SOON_S)
         return due
 
-    def _deliver(self, peer: str, frame: bytes, *, passed_on: bool = False) -> None:
+    def _deliver(self, peer: str, frame: bytes | None, *, passed_on: bool = False) -> None:
         if peer not in self.guard.peers:
+            return
+        if frame is None:
+            self.prevotes.closed(peer)
             return
         try:
             message = decode(frame)
@@ -394,7 +398,3 @@ def _check(config: RaftConfig) -> None:
         raise StartRefused(f"a peer is named twice in {', '.join(config.members)}")
     if not 3 * config.heartbeat_s < config.election_min_s < config.election_max_s:
         raise StartRefused("the election timeout must be longer than three heartbeats, and its maximum longer than its minimum")
-
-
-def _nothing() -> None:
-    """Nobody is to be woken."""

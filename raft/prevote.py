@@ -82,9 +82,11 @@ class PreVotes:
         """When the next question may be asked, once the election deadline has passed."""
         return NEVER if self._won else self._ask_at
 
-    def leader_closed(self) -> None:
-        """The leader's process is gone: do not wait for the election timeout."""
+    def closed(self, peer: str) -> None:
+        """Its end closed the connection. If the leader did, its process is gone: do not wait for the election timeout."""
         guard = self._guard
+        if peer != guard.engine.leader:
+            return
         guard.leader_gone = True
         now = guard.clock.monotonic()
         self._ask_at = NEVER

@@ -17,6 +17,21 @@ def test_an_election_is_not_started_by_ones_own_stall() -> None:
     assert cluster.leader() == leader and cluster.replicas[leader].engine.term == term
 
 
+def test_a_leader_whose_last_words_were_not_heard_yet_when_it_died_is_replaced_as_fast() -> None:
+    cluster = Cluster()
+    leader, followers = cluster.leader(), cluster.followers()
+    cluster.run(1.0)
+    term, engine = cluster.replicas[leader].engine.term, cluster.replicas[leader].engine
+    cluster.propose(leader, b"x")
+    cluster.replicas[leader].step()
+    for source, target, frame in cluster.in_flight:
+        if source == leader:
+            cluster.replicas[target].received(source, frame)
+    cluster.kill(leader)
+    assert cluster.until(lambda: cluster.replicas[followers[0]].engine.term > term) < 0.15
+    assert all(cluster.replicas[follower].engine.last_index >= engine.last_index for follower in followers)
+
+
 def test_who_is_late_itself_is_patient_with_the_leader_for_a_while() -> None:
     cluster = Cluster()
     follower = cluster.replicas[cluster.followers()[0]]
