@@ -71,7 +71,8 @@ def _spent(parties: Mapping[str, Sequence[KagoProcess | Process]], seconds: floa
     time.sleep(seconds)
     found = {}
     for who, processes in parties.items():
-        found[CPU[who]] = max(100 * (cpu_s(process.pid) - before[process.pid]) / seconds for process in processes)
+        # The kernel counts in hundredths: their difference is one again.
+        found[CPU[who]] = max(100 * round(cpu_s(process.pid) - before[process.pid], 2) / seconds for process in processes)
         found[MEMORY[who]] = max(resident_mb(process.pid) for process in processes)
     return found
 

@@ -150,7 +150,9 @@ def _os_with(**functions: Any) -> SimpleNamespace:
     return SimpleNamespace(**{**vars(os), **functions})
 
 
-def _received_part(frame: bytes) -> str | None:
+def _received_part(frame: bytes | None) -> str | None:
+    if frame is None:
+        return None
     try:
         part = message_part(decode(frame))
     except Malformed:
