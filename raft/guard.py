@@ -73,6 +73,9 @@ class Guard:
     def leader_is_fresh(self, *, patience_s: float = 0.0) -> bool:
         if self.engine.is_leader:
             return True
+        leader = self.peers.get(self.engine.leader or "")
+        if leader is not None and not leader.connected:
+            return False  # Neither its own connection nor one hop over another member leads there.
         return not self.leader_gone and self.clock.monotonic() - self.leader_seen < self.config.election_min_s + patience_s
 
     def outgoing(self, peer: str, message: dict[str, Any]) -> None:

@@ -32,6 +32,18 @@ def test_a_leader_whose_last_words_were_not_heard_yet_when_it_died_is_replaced_a
     assert all(cluster.replicas[follower].engine.last_index >= engine.last_index for follower in followers)
 
 
+def test_a_leader_that_one_follower_heard_over_the_other_is_replaced_as_fast() -> None:
+    cluster = Cluster()
+    leader, (direct, relayed) = cluster.leader(), cluster.followers()
+    cluster.cut(leader, relayed)
+    cluster.run(2.0)
+    term = cluster.replicas[direct].engine.term
+    assert cluster.leader() == leader and cluster.replicas[relayed].guard.leader_is_fresh()
+    cluster.kill(leader)
+    assert cluster.until(lambda: cluster.replicas[direct].engine.is_leader) < 0.2
+    assert cluster.replicas[direct].engine.term > term
+
+
 def test_who_is_late_itself_is_patient_with_the_leader_for_a_while() -> None:
     cluster = Cluster()
     follower = cluster.replicas[cluster.followers()[0]]
