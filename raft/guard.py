@@ -47,10 +47,10 @@ class Guard:
         """This replica lost its disk and is catching up: it votes for nobody and is not counted. One that is a learner by the
         configuration knows what it voted for and does vote when asked: it may have been promoted without having heard of it."""
         self.leader_seen = NEVER
+        self._seen_in = -1
+        """The term in which it was."""
         self.leader_gone = False
         """The leader's end of the connection was closed, as a killed process does: a reason to ask around, never to vote."""
-        self._spoke_in = -1
-        """The term in which it was."""
         self.on_leader_again: Callable[[float, float], None]
         """Called where a leader is heard again in the same term, with when it was last heard and with the time."""
         self.leader_commit = 0
@@ -120,9 +120,9 @@ class Guard:
 
     def _leader_spoke(self, term: int) -> None:
         now = self.clock.monotonic()
-        if term == self._spoke_in and not self.leader_gone:
+        if term == self._seen_in and not self.leader_gone:
             self.on_leader_again(self.leader_seen, now)
-        self.leader_seen, self._spoke_in = now, term
+        self.leader_seen, self._seen_in = now, term
         self.leader_gone = False
 
     def _heartbeat(self, peer: str, term: int, commit: int) -> None:

@@ -35,7 +35,7 @@ class _Patience:
 
     def learn(self, late_s: float, now: float) -> None:
         patience_s = min(2 * (late_s - _PUNCTUAL_S), self._most_s)
-        if patience_s > 0 and patience_s > self.at(now):
+        if patience_s > self.at(now):
             self._learnt_s, self._learnt_at = patience_s, now
 
     def at(self, now: float) -> float:
