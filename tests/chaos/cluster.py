@@ -21,7 +21,7 @@ from kago.cli.local import KagoProcess, environments
 from tests.chaos.machines import ROOT, FaultyNetwork
 from tests.chaos.nursery import Nursery, NurseryProcess
 from tests.chaos.user import Answer, Connection, NoAnswer, NotSent, User, Way
-from tests.integration.engine import Engine
+from tests.integration.engine import Engine, remove_containers
 
 DISK_MB = 256
 """Far more than a server keeps free for itself; only what is used of it exists."""
@@ -147,8 +147,7 @@ class ChaosCluster:
                 os.killpg(int(box.start.partition("/")[0]), 9)
         for agent, client in self._dockers.items():
             with suppress(Exception):  # an engine in any state may stand in the way of nothing here
-                for container in client.containers.list(all=True):
-                    container.remove(force=True)
+                remove_containers(client)
             client.close()
             self.engines[agent].destroy()
         self.user.close()

@@ -16,7 +16,7 @@ from msgspec import Struct
 from kago.core.model.deployment import Runtime, Strategy
 from kago.core.model.report import WatchEvent
 from tests.e2e.harness import Harness
-from tests.integration.engine import Engine
+from tests.integration.engine import Engine, remove_containers
 
 SAMPLE_S = 0.03
 LINE_S = 0.5
@@ -109,8 +109,7 @@ class DockerCluster(Harness):
         """Containers this cluster left behind, at the end of a test that failed."""
         for client in self._dockers:
             for node in self.node_names:
-                for container in client.containers.list(all=True, filters={"label": f"kago.node={node}"}):
-                    container.remove(force=True, v=True)
+                remove_containers(client, f"kago.node={node}")
 
     def _boxes(self, client: docker.DockerClient, deployment: str) -> Iterator[Box]:
         labels = [f"kago.deployment={deployment}"] if deployment else ["kago.deployment"]

@@ -15,6 +15,7 @@ Neither systemd nor a running containerd is needed (dockerd starts its own), cgr
 dockerd finds fit (overlay2, else vfs). Containers reach each other and the machine, not the world.
 """
 
+import http
 import io
 import itertools
 import os
@@ -160,6 +161,18 @@ def private_engine(*arguments: str) -> Iterator[Engine]:
         yield engine
     finally:
         engine.destroy()
+
+
+def remove_containers(client: docker.DockerClient, label: str = "") -> None:
+    """All of an engine, or those with the label; who goes by itself meanwhile is no error."""
+    for there in client.api.containers(all=True, filters={"label": label} if label else None):
+        try:
+            client.api.remove_container(there["Id"], force=True, v=True)
+        except docker.errors.NotFound:
+            continue
+        except docker.errors.APIError as error:
+            if error.status_code != http.HTTPStatus.CONFLICT:  # its removal is under way
+                raise
 
 
 def busybox(marker: str = "") -> bytes:

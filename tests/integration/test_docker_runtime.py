@@ -16,7 +16,7 @@ from kago.core.model.deployment import Network, PullPolicy, Runtime
 from kago.core.model.pod import Pod, PodStatus
 from kago.core.model.resources import Resources
 from tests.integration.agents import AgentProcess, free_port, make_pod
-from tests.integration.engine import Engine, private_engine, why_none
+from tests.integration.engine import Engine, private_engine, remove_containers, why_none
 from tests.integration.master import Master
 
 pytestmark = pytest.mark.skipif(bool(why_none()), reason=f"no Docker engine for tests: {why_none()}")
@@ -51,7 +51,7 @@ class Stage:
         return self.master.reports[pod.id].reason if pod.id in self.master.reports else ""
 
     def containers(self, pod: Pod) -> list[Any]:
-        return list(self.docker.containers.list(all=True, filters={"label": f"kago.pod={pod.id}"}))
+        return list(self.docker.containers.list(all=True, filters={"label": f"kago.pod={pod.id}"}, ignore_removed=True))
 
     def state(self, pod: Pod) -> tuple[str, str]:
         """(id, start time) of its only container."""
@@ -82,8 +82,7 @@ def play(tmp_path: Path, engine: Engine, story: Story) -> None:
                 raise
             finally:
                 agent.finish()
-                for container in stage.docker.containers.list(all=True):
-                    container.remove(force=True)
+                remove_containers(stage.docker)
                 stage.docker.close()
 
     asyncio.run(run())
