@@ -7,7 +7,7 @@ import msgspec
 from sanic import HTTPResponse, Request
 from sanic.helpers import STATUS_CODES
 from sanic.http import Http, Stage
-from sanic.response import raw
+from sanic.response import BaseHTTPResponse, raw
 
 from kago.clock import http_date
 from kago.core.state.changes import Thing
@@ -174,23 +174,30 @@ class Standing:
         self._lines = "".join(f"{name}: {value}\r\n" for name, value in self._values.items()).encode()
 
 
+def written_out(answer: BaseHTTPResponse, standing: Standing, *, keep_alive: bool) -> bytes | None:
+    """A whole answer as it is sent; None where that is for Sanic to see to: it has no body, or headers with line ends in them."""
+    own = "".join([f"{name}: {value}\r\n" for name, value in answer.headers.items()])
+    if not answer.body or own.count("\n") != len(answer.headers) or own.count("\r") != len(answer.headers):
+        return None
+    rest = content_of(answer.body, str(answer.content_type), own=own, connection="keep-alive" if keep_alive else "close")
+    return b"HTTP/1.1 %d %b\r\n" % (answer.status, STATUS_CODES[answer.status]) + standing.lines() + rest
+
+
 class Answering(Http):
     """Sanic's, with two changes: every answer says where its server stands (`app.ctx.standing`), and the head of a whole one is written at
     once. Sanic cleans each name and value by itself, which takes longer than a route does."""
 
     async def http1_response_header(self, data: bytes, end_stream: bool) -> None:
         answer, standing = self.response, self.protocol.app.ctx.standing
-        body = answer.body or b""
-        own = "".join([f"{name}: {value}\r\n" for name, value in answer.headers.items()])
-        plain = body and not data and end_stream and not self.head_only and not self.expecting_continue
-        if not plain or own.count("\n") != len(answer.headers) or own.count("\r") != len(answer.headers):
+        plain = not data and end_stream and not self.head_only and not self.expecting_continue
+        written = written_out(answer, standing, keep_alive=self.keep_alive) if plain else None
+        if written is None:
             answer.headers.update(standing.values())
             await super().http1_response_header(data, end_stream)
             return
         self.response_func = None  # type: ignore[assignment]  # as Sanic does
-        self.response_size = len(body)
-        rest = content_of(body, str(answer.content_type), own=own, connection="keep-alive" if self.keep_alive else "close")
-        await self._send(b"HTTP/1.1 %d %b\r\n" % (answer.status, STATUS_CODES[answer.status]) + standing.lines() + rest)
+        self.response_size = len(answer.body or b"")
+        await self._send(written)
         self.stage = Stage.IDLE
 
 

@@ -212,7 +212,7 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
     app.ctx.gate, app.ctx.turns = Gate(server.limits, server.clock.monotonic), Turns()
     metrics, store, secured, access = Metrics(server.store), server.store, server.credentials, server.access
     standing = app.ctx.standing = Standing(store)
-    repeats = app.ctx.repeats = Repeats(store, access, standing, metrics)
+    repeats = app.ctx.repeats = Repeats(store, access, server.checks, standing, metrics, _explain)
     reports = Reports(store)
     parts = [
         deployments.blueprint(store),
@@ -246,7 +246,7 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
     async def explain(request: Request, error: Exception) -> HTTPResponse:
         if isinstance(error, PayloadTooLarge):
             await _discard_body(request)
-        return problem(request, _refusal(request, error))
+        return _explain(request, error)
 
     # Who does not even shake hands is not counted by the gate, so it must not stay.
     tls, more = (secured.api_server, {"ssl_handshake_timeout": HANDSHAKE_S}) if secured else (None, {})
@@ -261,6 +261,10 @@ async def _start_api(server: Server, own: socket.socket) -> AsyncioServer:
     await api.startup()  # type: ignore[no-untyped-call]
     await api.start_serving()  # type: ignore[no-untyped-call]
     return api
+
+
+def _explain(request: Request, error: Exception) -> HTTPResponse:
+    return problem(request, _refusal(request, error))
 
 
 def _refusal(request: Request, error: Exception) -> Refused:

@@ -33,7 +33,9 @@ REFUSALS_SAID_EVERY_S = 5.0
 LAST_WORDS_S = 2.0
 """Between the answer that a request took too long and the end of its connection."""
 MAX_HEAD_BYTES = 2048
-"""Longest head of a read that is remembered."""
+"""Longest head that is remembered."""
+_READ = b"GET "
+_REMEMBERED = (_READ, b"PUT ", b"POST ")
 TURNS = 16
 """Requests begun in one round of the event loop."""
 MAX_BEHIND_BYTES = 64 * 1024
@@ -175,9 +177,9 @@ class Turns:
 class Repeater(Protocol):
     """Answers what it has learnt before Sanic sees it (`repeats.py`)."""
 
-    def knows(self, head: bytes, connection: "Connection") -> bool: ...
-    def take(self, head: bytes, connection: "Connection") -> bytes | None:
-        """The answer; empty: `Connection.answered` is told it soon; None: it is not to be answered here."""
+    def knows(self, head: bytes, body_bytes: int, connection: "Connection") -> bool: ...
+    def take(self, head: bytes, body: bytes, connection: "Connection") -> bytes | None:
+        """The answer; empty: `Connection.answered` is told it later; None: it is not to be answered here."""
 
 
 class Connection(HttpProtocol):
@@ -191,9 +193,9 @@ class Connection(HttpProtocol):
         self._client = ""
         self._refusal: Refused | None = None
         self._head = b""
-        """All that came in of the request under way, where that was one whole GET."""
+        """Of the request under way, where that began with a whole one."""
         self._asked = b""
-        """The head of a read that `app.ctx.repeats` is about to answer, and what came in behind it."""
+        """The head of what `app.ctx.repeats` is about to answer, and what came in behind the request."""
         self._behind = bytearray()
         self._kept: bytearray | None = None
         """What came in while others have their turn."""
@@ -227,15 +229,15 @@ class Connection(HttpProtocol):
                 self.transport.pause_reading()
             return
         began = self._time
-        self._head = data if len(data) <= MAX_HEAD_BYTES and self._is_idle() and _is_one_read(data) else b""
-        if self._head and self._is_repeated():
-            return
+        self._head = _head_of(data) if self._is_idle() else b""
+        if self._head and data.startswith(_READ) and self._is_repeated(data):
+            return  # It costs less than to wait for a turn.
         if self._kept is not None:
             self._kept += data
             if len(self._kept) > MAX_BEHIND_BYTES and self.transport is not None:
                 self.transport.pause_reading()
         elif self.app.ctx.turns.take(self):
-            self._pass(data, began)
+            self._begin(data, began)
         else:
             self._kept = bytearray(data)
 
@@ -244,7 +246,11 @@ class Connection(HttpProtocol):
         kept, self._kept = self._kept, None
         if kept and self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()
-            self._pass(bytes(kept), self._time)
+            self._begin(bytes(kept), self._time)
+
+    def _begin(self, data: bytes, began: float) -> None:
+        if not self._head or data.startswith(_READ) or not self._is_repeated(data):
+            self._pass(data, began)
 
     def _pass(self, data: bytes, began: float) -> None:
         super().data_received(data)
@@ -261,15 +267,16 @@ class Connection(HttpProtocol):
         """Whether nothing is under way nor left over, so that what comes in is the beginning of a request that will be answered next."""
         return self._is_between_requests() and self.http.keep_alive and not self.recv_buffer
 
-    def _is_repeated(self) -> bool:
+    def _is_repeated(self, data: bytes) -> bool:
         repeats: Repeater = self.app.ctx.repeats
-        if not self._can_write.is_set() or not repeats.knows(self._head, self):
+        body = data[len(self._head) :]
+        if not self._can_write.is_set() or not repeats.knows(self._head, len(body), self):
             return False
         try:
             self.app.ctx.gate.check_rate(self._client)
         except Refused:
             return False
-        answer = repeats.take(self._head, self)
+        answer = repeats.take(self._head, body, self)
         if answer is None:
             return False
         self._time = self.loop.time()
@@ -280,7 +287,7 @@ class Connection(HttpProtocol):
         return True
 
     def answered(self, answer: bytes | None) -> None:
-        """To the read that was asked. None: Sanic is to answer it."""
+        """To what was asked. None: a read that Sanic is to answer."""
         head, self._asked = self._asked, b""
         behind = bytes(self._behind)
         self._behind.clear()
@@ -294,8 +301,8 @@ class Connection(HttpProtocol):
         if behind:
             self.data_received(behind)
 
-    def head_alone(self) -> bytes:
-        """The bytes of the request being answered, if nothing else has come in."""
+    def known_head(self) -> bytes:
+        """Of the request being answered, or, where several came in at once, the first of them."""
         return self._head
 
     def close_if_idle(self) -> bool:
@@ -326,8 +333,12 @@ def explain_timeout(request: Request) -> str:
     return f"the head of the request did not arrive within {config.REQUEST_TIMEOUT:g} s"
 
 
-def _is_one_read(data: bytes) -> bool:
-    return data.startswith(b"GET ") and data.find(b"\r\n\r\n") == len(data) - 4
+def _head_of(data: bytes) -> bytes:
+    """With the empty line at its end. Empty where it is not whole or none to be remembered; a read is alone."""
+    if not data.startswith(_REMEMBERED):
+        return b""
+    end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES) + 4
+    return b"" if end < 4 or (end < len(data) and data.startswith(_READ)) else data[:end]
 
 
 def _notice_dead_peers(sock: Any) -> None:

@@ -27,6 +27,13 @@ class Incoming(Request):
                 raise
             super().__init__(b"*", headers, version, routed, *rest, **more)
 
+    def again(self, body: bytes, connection: Any = None) -> "Incoming":
+        """The same request with another body, come in whole over another connection, or none yet."""
+        other = type(self)(self.raw_url, self.headers, self.version, self.method, connection and connection.transport, self.app, self.head)
+        other.body, other.conn_info = body, connection and connection.conn_info
+        other.route, other._match_info, other.parsed_args = self.route, self._match_info, self.parsed_args
+        return other
+
     @property
     def path(self) -> str:
         path = super().path

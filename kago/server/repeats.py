@@ -1,20 +1,25 @@
-"""Reads that come again byte for byte, answered without being parsed again.
+"""Requests whose head comes again byte for byte, answered without being parsed again.
 
-Whoever polls asks the same thing on and on. The first time Sanic parses it, `Access` says who may, a route answers and notes how (`Read`).
-When the very same bytes come again, over any connection, they are answered from the state of that moment and with the same guarantee; only
-parsing, routing and formatting are spared, which are nine tenths of the work. Whatever is not plain sailing goes the usual way: an error, a
-caller who may not any more, a body, several requests at once, a client that does not take its answers.
+Whoever polls asks the same thing on and on, and who writes often says the same about it each time. The first time Sanic parses it, `Access`
+says who may, a route answers, and a read notes how (`Read`). When the very same head comes again, over any connection, a read is answered
+from the state of that moment and with the same guarantee, and a write goes straight to its route; only parsing, routing and formatting are
+spared, which are nine tenths of a read's work and a fourth of a write's. Whatever is not plain sailing goes the usual way: a read that
+comes to an error, a caller who may not any more, a body that does not come along whole, several requests at once, a client that does not
+take its answers.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
 
 from sanic import HTTPResponse, Request
 from sanic.http import Http
 
 from kago.server.access import Access, Caller
-from kago.server.answers import Read, Standing, content_of
+from kago.server.answers import Read, Standing, content_of, written_out
+from kago.server.checks import Checks
 from kago.server.gate import Connection
+from kago.server.incoming import Incoming
 from kago.server.metrics import Metrics
 from kago.server.problems import CONTENT_TYPE, Refused, of_log_error
 from kago.server.store import READ_TIMEOUT_S, Store
@@ -22,58 +27,83 @@ from raft.errors import LogError
 
 MAX_CONTENT_BYTES = 256 * 1024
 """A larger answer costs more to make than its question to parse."""
-MAX_READS = 1024
+MAX_HEADS = 8192
 MAX_HELD_BYTES = 8 * 1024 * 1024
 """Of all contents kept; beyond either limit all is forgotten and learnt anew."""
-_UNUSUAL = ("if-none-match", "content-length", "transfer-encoding", "expect", "upgrade")
-"""Headers on which an answer, or what comes after it on the connection, depends."""
+_UNUSUAL = ("transfer-encoding", "expect", "upgrade")
+"""Headers on which what comes after the head depends."""
+_UNUSUAL_IN_READS = (*_UNUSUAL, "if-none-match", "content-length")
+_UNUSUAL_IN_WRITES = (*_UNUSUAL, "idempotency-key")
+"""A key is another each time."""
 
 
 class _Known:
-    """A read, who may do it, and what it is of."""
+    """A request that whoever it was may make; come again it has as many bytes of body, and its answer keeps so many for the next."""
 
-    __slots__ = ("caller", "path", "read", "size")
+    __slots__ = ("body_bytes", "caller", "held_bytes", "request")
 
-    def __init__(self, read: Read, caller: Caller, path: str, size: int) -> None:
-        self.read, self.caller, self.path, self.size = read, caller, path, size
+    def __init__(self, request: Incoming, held_bytes: int) -> None:
+        self.caller: Caller = request.ctx.caller
+        self.request, self.body_bytes, self.held_bytes = request.again(b""), len(request.body), held_bytes
+
+
+class _KnownRead(_Known):
+    __slots__ = ("read",)
+
+    def __init__(self, request: Incoming, read: Read, held_bytes: int) -> None:
+        super().__init__(request, held_bytes)
+        self.read = read
 
 
 class Repeats:
-    """The reads one server has learnt, and those it is about to answer."""
+    """The heads one server has learnt, and the reads it is about to answer."""
 
-    def __init__(self, store: Store, access: Access, standing: Standing, metrics: Metrics) -> None:
-        self._store, self._access, self._standing, self._metrics = store, access, standing, metrics
-        self._reads: dict[bytes, _Known] = {}
+    def __init__(
+        self,
+        store: Store,
+        access: Access,
+        checks: Checks,
+        standing: Standing,
+        metrics: Metrics,
+        explain: Callable[[Request, Exception], HTTPResponse],
+    ) -> None:
+        self._store, self._access, self._checks, self._standing, self._metrics = store, access, checks, standing, metrics
+        self._explain = explain
+        self._known: dict[bytes, _Known] = {}
         self._held = 0
-        self._waiting: list[tuple[Connection, _Known, float]] = []
+        self._waiting: list[tuple[Connection, _KnownRead, float]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     def learn(self, request: Request, response: HTTPResponse) -> None:
         """Sanic has answered `request` by `response`; remember how, if it may come again just so, and forget how it was answered before."""
-        http, size = request.stream, len(response.body or b"")
+        http = request.stream
         if not isinstance(http, Http) or not http.keep_alive or not isinstance(connection := http.protocol, Connection):
             return
-        if not (head := connection.head_alone()):
+        head = connection.known_head()
+        if not isinstance(request, Incoming) or head[:-4] != request.head:
             return
-        if (known := self._reads.pop(head, None)) is not None:
-            self._held -= known.size
-        read: Read | None = getattr(request.ctx, "read", None)
-        if read is None or response.status != 200 or size > MAX_CONTENT_BYTES or any(name in request.headers for name in _UNUSUAL):
+        if (before := self._known.pop(head, None)) is not None:
+            self._held -= before.held_bytes
+        known = _known(request, response)
+        if known is None:
             return
-        if len(self._reads) >= MAX_READS or self._held + size > MAX_HELD_BYTES:
-            self._reads.clear()
+        if len(self._known) >= MAX_HEADS or self._held + known.held_bytes > MAX_HELD_BYTES:
+            self._known.clear()
             self._held = 0
-        self._reads[head] = _Known(read, request.ctx.caller, request.path, size)
-        self._held += size
+        self._known[head] = known
+        self._held += known.held_bytes
 
-    def knows(self, head: bytes, connection: Connection) -> bool:
-        """Whether `head`, all that came in over `connection`, is a read that whoever asks may do."""
-        known = self._reads.get(head)
-        return known is not None and self._access.still_allows(known.caller, connection.conn_info)
+    def knows(self, head: bytes, body_bytes: int, connection: Connection) -> bool:
+        """Whether `head` and a body of so many bytes, all that came in over `connection`, are a request that whoever asks may make."""
+        known = self._known.get(head)
+        return known is not None and known.body_bytes == body_bytes and self._access.still_allows(known.caller, connection.conn_info)
 
-    def take(self, head: bytes, connection: Connection) -> bytes | None:
-        """The answer to a known read. Empty: `connection.answered` is told it soon, the log is asked first; None: let Sanic see to it."""
-        known, began = self._reads[head], self._store.clock.monotonic()
+    def take(self, head: bytes, body: bytes, connection: Connection) -> bytes | None:
+        """The answer to a known request. Empty: `connection.answered` is told it later; None: let Sanic see to it."""
+        known, began = self._known[head], self._store.clock.monotonic()
+        if not isinstance(known, _KnownRead):
+            self._start(self._write(known.request.again(body, connection), known.caller, connection, began))
+            return b""
         if known.read.stale:
             return self._answer(known, began)
         if not self._waiting:
@@ -81,14 +111,32 @@ class Repeats:
         self._waiting.append((connection, known, began))
         return b""
 
-    def _ask(self) -> None:
-        """Everybody who has asked by now shares one confirmation by the log, which begins after all of their questions."""
-        waiting, self._waiting = self._waiting, []
-        task = asyncio.get_running_loop().create_task(self._confirm(waiting))
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _confirm(self, waiting: Iterable[tuple[Connection, _Known, float]]) -> None:
+    async def _write(self, request: Incoming, caller: Caller, connection: Connection, began: float) -> None:
+        """What Sanic and the application do around a route."""
+        request.ctx.caller = caller
+        try:
+            self._checks.require_room(request.method, request.path)
+            assert request.route is not None
+            answer = await request.route.handler(request, **request.match_info)
+            written = written_out(answer, self._standing, keep_alive=True)
+            assert written is not None, "its answer has a body, and headers that can be sent"
+        except Exception as error:
+            answer = self._explain(request, error)
+            written = written_out(answer, self._standing, keep_alive=True)
+        self._metrics.answered(request.method, answer.status, self._store.clock.monotonic() - began)
+        connection.answered(written)
+
+    def _ask(self) -> None:
+        """Everybody who has asked by now shares one confirmation by the log, which begins after all of their questions."""
+        waiting, self._waiting = self._waiting, []
+        self._start(self._confirm(waiting))
+
+    async def _confirm(self, waiting: Iterable[tuple[Connection, _KnownRead, float]]) -> None:
         refused: Refused | None = None
         try:
             await self._store.log.barrier(timeout_s=READ_TIMEOUT_S)
@@ -97,7 +145,7 @@ class Repeats:
         for connection, known, began in waiting:
             connection.answered(self._answer(known, began) if refused is None else self._refusal(refused, known, began))
 
-    def _answer(self, known: _Known, began: float) -> bytes | None:
+    def _answer(self, known: _KnownRead, began: float) -> bytes | None:
         try:
             content = known.read.content()
         except Exception:
@@ -105,6 +153,18 @@ class Repeats:
         self._metrics.answered("GET", 200, self._store.clock.monotonic() - began)
         return b"HTTP/1.1 200 OK\r\n" + self._standing.lines() + content
 
-    def _refusal(self, refused: Refused, known: _Known, began: float) -> bytes:
+    def _refusal(self, refused: Refused, known: _KnownRead, began: float) -> bytes:
         self._metrics.answered("GET", refused.status, self._store.clock.monotonic() - began)
-        return refused.status_line() + self._standing.lines() + refused.header_lines() + content_of(refused.body(known.path), CONTENT_TYPE)
+        body = refused.body(known.request.path)
+        return refused.status_line() + self._standing.lines() + refused.header_lines() + content_of(body, CONTENT_TYPE)
+
+
+def _known(request: Incoming, response: HTTPResponse) -> _Known | None:
+    """None: it is not to be repeated."""
+    if request.method == "GET":
+        read: Read | None = getattr(request.ctx, "read", None)
+        size = len(response.body or b"")
+        usual = response.status == 200 and size <= MAX_CONTENT_BYTES and not any(name in request.headers for name in _UNUSUAL_IN_READS)
+        return _KnownRead(request, read, size) if usual and read is not None else None
+    usual = response.status < 300 and bool(response.body) and not any(name in request.headers for name in _UNUSUAL_IN_WRITES)
+    return _Known(request, 0) if usual else None
