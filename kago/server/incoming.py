@@ -1,4 +1,4 @@
-"""Sanic's request, with three things put right that no route should have to know of."""
+"""Sanic's request, with three things put right that no route should have to know of, and made again without being read again."""
 
 import re
 from typing import Any
@@ -27,10 +27,10 @@ class Incoming(Request):
                 raise
             super().__init__(b"*", headers, version, routed, *rest, **more)
 
-    def again(self, body: bytes, connection: Any = None) -> "Incoming":
-        """The same request with another body, come in whole over another connection, or none yet."""
-        other = type(self)(self.raw_url, self.headers, self.version, self.method, connection and connection.transport, self.app, self.head)
-        other.body, other.conn_info = body, connection and connection.conn_info
+    def again(self, body: bytes, transport: Any, conn_info: Any) -> "Incoming":
+        """The same request with another body, whole, over another connection or none."""
+        other = type(self)(self.raw_url, self.headers, self.version, self.method, transport, self.app, self.head)
+        other.body, other.conn_info = body, conn_info
         other.route, other._match_info, other.parsed_args = self.route, self._match_info, self.parsed_args
         return other
 

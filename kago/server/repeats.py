@@ -44,7 +44,7 @@ class _Known:
 
     def __init__(self, request: Incoming, held_bytes: int) -> None:
         self.caller: Caller = request.ctx.caller
-        self.request, self.body_bytes, self.held_bytes = request.again(b""), len(request.body), held_bytes
+        self.request, self.body_bytes, self.held_bytes = request.again(b"", None, None), len(request.body), held_bytes
 
 
 class _KnownRead(_Known):
@@ -102,7 +102,8 @@ class Repeats:
         """The answer to a known request. Empty: `connection.answered` is told it later; None: let Sanic see to it."""
         known, began = self._known[head], self._store.clock.monotonic()
         if not isinstance(known, _KnownRead):
-            self._start(self._write(known.request.again(body, connection), known.caller, connection, began))
+            request = known.request.again(body, connection.transport, connection.conn_info)
+            self._start(self._write(request, known.caller, connection, began))
             return b""
         if known.read.stale:
             return self._answer(known, began)
