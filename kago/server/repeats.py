@@ -3,7 +3,7 @@
 Whoever polls asks the same thing on and on, and who writes often says the same about it each time. The first time Sanic parses it, `Access`
 says who may, a route answers, and a read notes how (`Read`). When the very same head comes again, over any connection, a read is answered
 from the state of that moment and with the same guarantee, and a write goes straight to its route; only parsing, routing and formatting are
-spared, which are nine tenths of a read's work and a fourth of a write's. Whatever is not plain sailing goes the usual way: a read that
+spared, which are nine tenths of a read's work and a fifth of a write's. Whatever is not plain sailing goes the usual way: a read that
 comes to an error, a caller who may not any more, a body that does not come along whole, several requests at once, a client that does not
 take its answers.
 """
@@ -27,14 +27,14 @@ from raft.errors import LogError
 
 MAX_CONTENT_BYTES = 256 * 1024
 """A larger answer costs more to make than its question to parse."""
-MAX_HEADS = 8192
+MAX_HEADS = 1024
 MAX_HELD_BYTES = 8 * 1024 * 1024
 """Of all contents kept; beyond either limit all is forgotten and learnt anew."""
 _UNUSUAL = ("transfer-encoding", "expect", "upgrade")
 """Headers on which what comes after the head depends."""
 _UNUSUAL_IN_READS = (*_UNUSUAL, "if-none-match", "content-length")
-_UNUSUAL_IN_WRITES = (*_UNUSUAL, "idempotency-key")
-"""A key is another each time."""
+_UNUSUAL_IN_WRITES = (*_UNUSUAL, "idempotency-key", "date")
+"""A key, or an agent's time, is another each time: its head never comes again."""
 
 
 class _Known:

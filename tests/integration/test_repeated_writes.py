@@ -130,6 +130,7 @@ def test_a_bug_in_a_route_is_called_one_and_the_connection_goes_on(
     "message",
     [
         put("/deployments/web", {"replicas": 1}, "idempotency-key: a"),
+        put("/deployments/web", {"replicas": 1}, "date: Mon, 30 Nov 2026 22:00:00 GMT"),
         put("/deployments/web", {"replicas": 1}, "expect: 100-continue"),
         put("/deployments/web", {"replicas": 1}, "x-long: " + "x" * 4000),
         put("/deployments/none", {"replicas": 1}),
