@@ -269,14 +269,13 @@ class Connection(HttpProtocol):
 
     def _is_repeated(self, data: bytes) -> bool:
         repeats: Repeater = self.app.ctx.repeats
-        body = data[len(self._head) :]
-        if not self._can_write.is_set() or not repeats.knows(self._head, len(body), self):
+        if not self._can_write.is_set() or not repeats.knows(self._head, len(data) - len(self._head), self):
             return False
         try:
             self.app.ctx.gate.check_rate(self._client)
         except Refused:
             return False
-        answer = repeats.take(self._head, body, self)
+        answer = repeats.take(self._head, data[len(self._head) :], self)
         if answer is None:
             return False
         self._time = self.loop.time()

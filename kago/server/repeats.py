@@ -16,12 +16,12 @@ from sanic import HTTPResponse, Request
 from sanic.http import Http
 
 from kago.server.access import Access, Caller
-from kago.server.answers import Read, Standing, content_of, written_out
+from kago.server.answers import Read, Standing, written_out
 from kago.server.checks import Checks
 from kago.server.gate import Connection
 from kago.server.incoming import Incoming
 from kago.server.metrics import Metrics
-from kago.server.problems import CONTENT_TYPE, Refused, of_log_error
+from kago.server.problems import Refused, of_log_error
 from kago.server.store import READ_TIMEOUT_S, Store
 from raft.errors import LogError
 
@@ -123,14 +123,10 @@ class Repeats:
         try:
             self._checks.require_room(request.method, request.path)
             assert request.route is not None
-            answer = await request.route.handler(request, **request.match_info)
-            written = written_out(answer, self._standing, keep_alive=True)
-            assert written is not None, "its answer has a body, and headers that can be sent"
+            told = self._told(request, await request.route.handler(request, **request.match_info), began)
         except Exception as error:
-            answer = self._explain(request, error)
-            written = written_out(answer, self._standing, keep_alive=True)
-        self._metrics.answered(request.method, answer.status, self._store.clock.monotonic() - began)
-        connection.answered(written)
+            told = self._told(request, self._explain(request, error), began)
+        connection.answered(told)
 
     def _ask(self) -> None:
         """Everybody who has asked by now shares one confirmation by the log, which begins after all of their questions."""
@@ -144,7 +140,10 @@ class Repeats:
         except LogError as error:
             refused = of_log_error(error)
         for connection, known, began in waiting:
-            connection.answered(self._answer(known, began) if refused is None else self._refusal(refused, known, began))
+            if refused is None:
+                connection.answered(self._answer(known, began))
+            else:
+                connection.answered(self._told(known.request, self._explain(known.request, refused), began))
 
     def _answer(self, known: _KnownRead, began: float) -> bytes | None:
         try:
@@ -154,10 +153,12 @@ class Repeats:
         self._metrics.answered("GET", 200, self._store.clock.monotonic() - began)
         return b"HTTP/1.1 200 OK\r\n" + self._standing.lines() + content
 
-    def _refusal(self, refused: Refused, known: _KnownRead, began: float) -> bytes:
-        self._metrics.answered("GET", refused.status, self._store.clock.monotonic() - began)
-        body = refused.body(known.request.path)
-        return refused.status_line() + self._standing.lines() + refused.header_lines() + content_of(body, CONTENT_TYPE)
+    def _told(self, request: Incoming, answer: HTTPResponse, began: float) -> bytes:
+        """`answer` as it is sent, and counted."""
+        written = written_out(answer, self._standing, keep_alive=True)
+        assert written is not None, "it has a body, and headers that can be sent"
+        self._metrics.answered(request.method, answer.status, self._store.clock.monotonic() - began)
+        return written
 
 
 def _known(request: Incoming, response: HTTPResponse) -> _Known | None:

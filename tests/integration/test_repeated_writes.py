@@ -11,10 +11,9 @@ import pytest
 from kago.core.model.token import TokenRole
 from kago.security.subject import Role
 from kago.server.app import Server
-from kago.server.gate import Limits
 from tests.integration.secured import Secured
-from tests.integration.test_api import WEB, play, running
-from tests.integration.test_repeats import Line, get, line, same, watched
+from tests.integration.test_api import WEB, play
+from tests.integration.test_repeats import Line, get, line, same, statuses_when_limited, watched
 from tests.integration.test_secured_api import play as play_secured
 
 STILL = WEB | {"replicas": 0}
@@ -29,7 +28,7 @@ def put(path: str, body: object, *headers: str, method: str = "PUT", content_typ
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """Those of writes."""
+    """The heads of writes that went to their routes without Sanic."""
     return watched(monkeypatch, b"PUT ", b"POST ")
 
 
@@ -206,14 +205,7 @@ def test_a_write_of_somebody_who_hung_up_is_done(tmp_path: Path, written: list[b
 
 
 def test_a_writer_may_repeat_itself_no_faster_than_ask(tmp_path: Path, written: list[bytes]) -> None:
-    async def all_of_it() -> None:
-        async with running(tmp_path, Limits(spare_loopback=False, requests_a_second=1, burst=6)) as (server, client):
-            await client.post("/deployments", json=STILL)
-            async with line(server.url) as one:
-                statuses = [(await one.ask(put("/deployments/web", {"replicas": 1})))[0] for _ in range(8)]
-            assert statuses == [200] * 5 + [429] * 3
-
-    asyncio.run(all_of_it())
+    assert statuses_when_limited(tmp_path, put("/deployments/web", {"replicas": 1})) == [200] * 5 + [429] * 3
     assert len(written) == 4
 
 
